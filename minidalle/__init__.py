@@ -1,0 +1,24 @@
+"""minidalle: DALL·E mini to read, to train and to run.
+
+from minidalle import MiniDalle MiniDalle.from_pretrained().generate("red apple, twemoji style",
+n=9, seed=7).grid().save("apples.png")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minidalle.pipeline import MiniDalle, Result
+
+__version__ = "0.1.0"
+__all__ = ["MiniDalle", "Result", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pipeline, and torch with it, when it is first asked for: `minidalle --help` needs
+    neither.
+    """
+    if name in ("MiniDalle", "Result"):
+        from minidalle import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'minidalle' has no attribute {name!r}")

@@ -1,0 +1,378 @@
+"""Bart: the sequence-to-sequence network that reads text tokens and writes image tokens.
+
+An encoder-decoder transformer in DALL·E mini's variant of BART (Lewis et al., 2019): norms before
+*and* after attention (NormFormer; Shleifer, Weston and Ott, 2021), gated feed-forward layers (GLU;
+Shazeer, 2020), no biases in dense layers, learned positions without BART's offset, and a head that
+is not tied to the embedding. Norms that feed dense layers directly have a bias but no scale, as in
+the published weights.
+
+    text ids (B, T)  ->  memory (B, T, D)  ->  logits (B, n, K′) after each of n image tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BartConfig:
+    """The shape of a Bart.
+
+    Field names are those of the published configs, where they exist there.
+    """
+
+    d_model: int = 1024  # D: width of every position
+    encoder_layers: int = 12
+    decoder_layers: int = 12
+    encoder_attention_heads: int = 16  # H
+    decoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 2730  # F: width inside the gated feed-forward layers
+    decoder_ffn_dim: int = 2730
+    encoder_vocab_size: int = 50264  # V: rows of the text embedding
+    image_vocab_size: int = 16384  # one less than K′: the rows of image embedding and head
+    codebook_size: int = 16384  # K: image tokens are 0 … K−1; K itself is the start token
+    max_text_length: int = 64  # T
+    image_length: int = 256  # N
+    dropout: float = 0.0  # on embeddings and on every branch, in training only
+    init_std: float = 0.02  # of the normal distribution that weights start from
+    normalize_text: bool = True  # whether captions passed the TextNormalizer in training
+
+    def __post_init__(self) -> None:
+        for name in (
+            "d_model",
+            "encoder_layers",
+            "decoder_layers",
+            "encoder_ffn_dim",
+            "decoder_ffn_dim",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"BartConfig.{name} is {getattr(self, name)}; it must be at least 1"
+                )
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            heads = getattr(self, name)
+            if heads < 1 or self.d_model % heads:
+                raise ValueError(
+                    f"BartConfig.{name} is {heads}; it must divide d_model {self.d_model}"
+                )
+        if self.codebook_size > self.image_vocab_size:
+            raise ValueError(
+                f"BartConfig.codebook_size {self.codebook_size} is above image_vocab_size "
+                f"{self.image_vocab_size}: the start token would have no row in the embedding"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"BartConfig.dropout is {self.dropout}; it must be in [0, 1)")
+
+    @classmethod
+    def mini(cls) -> BartConfig:
+        """DALL·E mini as published: 438 M parameters."""
+        return cls()
+
+    @classmethod
+    def mega(cls) -> BartConfig:
+        """DALL·E mega as published: 2.6 B parameters."""
+        return cls(
+            d_model=2048, encoder_layers=24, decoder_layers=24,
+            encoder_attention_heads=32, decoder_attention_heads=32,
+            encoder_ffn_dim=4096, decoder_ffn_dim=4096,
+            encoder_vocab_size=50272, image_vocab_size=16415, init_std=0.01,
+        )  # fmt: skip
+
+    @classmethod
+    def emoji(cls) -> BartConfig:
+        """The embedded model: 64 image tokens of 1,024 codes, prompts of up to 32 text tokens."""
+        return cls(
+            d_model=256, encoder_layers=3, decoder_layers=6,
+            encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=512, decoder_ffn_dim=512,
+            encoder_vocab_size=4096, image_vocab_size=1024, codebook_size=1024,
+            max_text_length=32, image_length=64,
+        )  # fmt: skip
+
+    @classmethod
+    def tiny(cls) -> BartConfig:
+        """For lessons and tests: 16 image tokens of 64 codes; trains in seconds."""
+        return cls(
+            d_model=96, encoder_layers=2, decoder_layers=3,
+            encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=256, decoder_ffn_dim=256,
+            encoder_vocab_size=320, image_vocab_size=64, codebook_size=64,
+            max_text_length=24, image_length=16,
+        )  # fmt: skip
+
+
+class LayerNorm(nn.Module):
+    """Normalise over the last axis (eps 1e-5), then shift by a bias and, where `scale`, multiply by
+    a weight.
+    """
+
+    def __init__(self, width: int, *, scale: bool):
+        super().__init__()
+        self.register_parameter("weight", nn.Parameter(torch.ones(width)) if scale else None)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Under autocast the input may be bfloat16 while the parameters are float32: they follow it.
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.layer_norm(x, self.bias.shape, weight, self.bias.to(x.dtype), eps=1e-5)
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases.
+
+    Keys and values are made apart, so that they can be kept.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, H, L, D/H): head i takes the i-th slice of the width."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """What there is to attend to: (B, L, D) -> keys and values, (B, H, L, D/H) each."""
+        return self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend from x (B, n, D) to keys and values (B, H, L, D/H); `mask` is True where a key may
+        be seen.
+        """
+        queries = self.split_heads(self.q_proj(x))  #                             (B, H, n, D/H)
+        attended = F.scaled_dot_product_attention(queries, keys, values, mask)  # (B, H, n, D/H)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  #              (B, n, D)
+
+
+class GLU(nn.Module):
+    """The gated feed-forward layer, with a norm before it and a norm inside: (B, n, D) -> (B, n,
+    D).
+    """
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.ln0 = LayerNorm(width, scale=False)
+        self.fc0 = nn.Linear(width, inner, bias=False)
+        self.fc1 = nn.Linear(width, inner, bias=False)
+        self.ln1 = LayerNorm(inner, scale=False)
+        self.fc2 = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.ln0(x)  #                          (B, n, D)
+        x = F.gelu(self.fc0(x)) * self.fc1(x)  #    (B, n, F): the gate decides what passes
+        return self.fc2(self.ln1(x))  #             (B, n, D)
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention over the text, then GLU, each added to what came in."""
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float):
+        super().__init__()
+        self.pre_self_attn_layer_norm = LayerNorm(width, scale=False)
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = LayerNorm(width, scale=True)
+        self.glu = GLU(width, inner)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, text_mask: Tensor) -> Tensor:
+        y = self.pre_self_attn_layer_norm(x)  #                  (B, T, D)
+        keys, values = self.self_attn.keys_and_values(y)  #      (B, H, T, D/H) each
+        y = self.self_attn(y, keys, values, text_mask)  #        (B, T, D)
+        x = x + self.dropout(self.self_attn_layer_norm(y))  #    (B, T, D)
+        return x + self.dropout(self.glu(x))  #                  (B, T, D)
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention over the image tokens so far, attention to the text, then GLU."""
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float):
+        super().__init__()
+        self.pre_self_attn_layer_norm = LayerNorm(width, scale=False)
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = LayerNorm(width, scale=True)
+        self.pre_encoder_attn_layer_norm = LayerNorm(width, scale=False)
+        self.encoder_attn = Attention(width, heads)
+        self.encoder_attn_layer_norm = LayerNorm(width, scale=True)
+        self.glu = GLU(width, inner)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, cache: LayerCache, causal_mask: Tensor | None, text_mask: Tensor
+    ) -> Tensor:
+        y = self.pre_self_attn_layer_norm(x)  #                                (B, n, D)
+        keys, values = cache.extend(*self.self_attn.keys_and_values(y))  #     (B, H, past+n, D/H)
+        y = self.self_attn(y, keys, values, causal_mask)  #                           (B, n, D)
+        x = x + self.dropout(self.self_attn_layer_norm(y))  #                         (B, n, D)
+
+        y = self.pre_encoder_attn_layer_norm(x)  #                                    (B, n, D)
+        y = self.encoder_attn(y, cache.text_keys, cache.text_values, text_mask)  #    (B, n, D)
+        x = x + self.dropout(self.encoder_attn_layer_norm(y))  #                      (B, n, D)
+
+        return x + self.dropout(self.glu(x))  #                                (B, n, D)
+
+
+class LayerCache:
+    """What one decoder block need not compute again: keys and values of text and image so far.
+
+    The image part is `room` tokens long from the start and filled in place; with no room nothing is
+    kept, which is what training wants.
+    """
+
+    def __init__(self, text_keys: Tensor, text_values: Tensor, room: int = 0):
+        self.text_keys, self.text_values = text_keys, text_values  #      (B, H, T, D/H) each
+        b, heads, _, d = text_keys.shape
+        self.keys, self.values = (text_keys.new_empty(b, heads, room, d) for _ in range(2))
+        self.length = 0  # image tokens held
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values of n new tokens, (B, H, n, D/H); return those of all so far."""
+        if not self.keys.shape[2]:
+            return keys, values
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Cache:
+    """The key/value cache of all decoder blocks: `Bart.new_cache` makes it, `decode` fills it."""
+
+    def __init__(self, layers: list[LayerCache]):
+        self.layers = layers
+
+    @property
+    def length(self) -> int:
+        """Decoder inputs held so far."""
+        return self.layers[0].length
+
+
+class Embedding(nn.Module):
+    """Token plus position, normalised: ids (B, n) -> (B, n, D). The base of both stacks."""
+
+    def __init__(self, vocabulary: int, length: int, width: int, dropout: float):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocabulary, width)
+        self.embed_positions = nn.Embedding(length, width)
+        self.layernorm_embedding = LayerNorm(width, scale=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def embed(self, ids: Tensor, first_position: int = 0) -> Tensor:
+        end = first_position + ids.shape[1]
+        x = self.embed_tokens(ids) + self.embed_positions.weight[first_position:end]  # (B, n, D)
+        return self.dropout(self.layernorm_embedding(x))  #                             (B, n, D)
+
+
+class BartEncoder(Embedding):
+    """Text ids to memory."""
+
+    def __init__(self, config: BartConfig):
+        width, dropout = config.d_model, config.dropout
+        heads, inner = config.encoder_attention_heads, config.encoder_ffn_dim
+        super().__init__(config.encoder_vocab_size, config.max_text_length, width, dropout)
+        blocks = (EncoderBlock(width, heads, inner, dropout) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(blocks)
+        self.final_ln = LayerNorm(width, scale=False)
+
+    def forward(self, text_ids: Tensor, text_mask: Tensor) -> Tensor:
+        visible = text_mask[:, None, None, :].bool()  # (B, 1, 1, T) no query sees padding
+        x = self.embed(text_ids)  #                     (B, T, D)
+        for layer in self.layers:
+            x = layer(x, visible)  #                    (B, T, D)
+        return self.final_ln(x)  #                      (B, T, D)
+
+
+class BartDecoder(Embedding):
+    """Image ids so far, and memory, to states from which the head reads the next image token."""
+
+    def __init__(self, config: BartConfig):
+        width, dropout = config.d_model, config.dropout
+        heads, inner = config.decoder_attention_heads, config.decoder_ffn_dim
+        super().__init__(config.image_vocab_size + 1, config.image_length, width, dropout)
+        blocks = (DecoderBlock(width, heads, inner, dropout) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(blocks)
+        self.final_ln = LayerNorm(width, scale=False)
+
+    def forward(self, image_ids: Tensor, text_mask: Tensor, cache: Cache) -> Tensor:
+        past, n = cache.length, image_ids.shape[1]
+        visible = text_mask[:, None, None, :].bool()  #              (B, 1, 1, T)
+        causal = None  # a single new token may see everything before it
+        if n > 1:  #  (n, past+n)
+            causal = torch.ones(n, past + n, dtype=torch.bool, device=image_ids.device).tril(past)
+        x = self.embed(image_ids, past)  #                           (B, n, D)
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, layer_cache, causal, visible)  #            (B, n, D)
+        return self.final_ln(x)  #                                   (B, n, D)
+
+
+class Bart(nn.Module):
+    """Encoder, decoder and head."""
+
+    def __init__(self, config: BartConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = BartEncoder(config)
+        self.decoder = BartDecoder(config)
+        self.lm_head = nn.Linear(config.d_model, config.image_vocab_size + 1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=config.init_std)
+
+    def encode(self, text_ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Text to memory, after the final norm: ids (B, T), mask (B, T), 1 on text -> (B, T, D).
+
+        Raises ValueError for ids that the embedding has no row for, and for more than
+        max_text_length of them.
+        """
+        rows, longest = self.config.encoder_vocab_size, self.config.max_text_length
+        if text_ids.shape[1] > longest:
+            raise ValueError(f"{text_ids.shape[1]} text tokens; this model reads at most {longest}")
+        if text_ids.numel() and not 0 <= int(text_ids.min()) <= int(text_ids.max()) < rows:
+            raise ValueError(
+                f"text ids range from {int(text_ids.min())} to {int(text_ids.max())}; "
+                f"the embedding has rows 0 to {rows - 1}"
+            )
+        return self.encoder(text_ids, text_mask)
+
+    def new_cache(self, memory: Tensor, room: int | None = None) -> Cache:
+        """A cache for decoding from memory (B, T, D), with room for `room` inputs (all N)."""
+        room = self.config.image_length if room is None else room
+        text = [layer.encoder_attn.keys_and_values(memory) for layer in self.decoder.layers]
+        return Cache([LayerCache(keys, values, room) for keys, values in text])
+
+    def decode(
+        self, image_ids: Tensor, memory: Tensor, text_mask: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """Logits of the token after each decoder input: (B, n), memory (B, T, D) -> (B, n, K′).
+
+        Without a cache, `image_ids` is everything so far, beginning with the start token. With a
+        cache from `new_cache(memory)`, it is what came since the last call.
+        """
+        past = cache.length if cache is not None else 0
+        if past + image_ids.shape[1] > self.config.image_length:
+            raise ValueError(
+                f"{past + image_ids.shape[1]} decoder inputs; "
+                f"this model has {self.config.image_length} positions"
+            )
+        cache = cache if cache is not None else self.new_cache(memory, room=0)
+        return self.lm_head(self.decoder(image_ids, text_mask, cache))
+
+    def forward(self, text_ids: Tensor, text_mask: Tensor, image_ids: Tensor) -> Tensor:
+        """Training: logits of all N image tokens at once, (B, T), (B, T), (B, N) -> (B, N, K′).
+
+        The image tokens are shifted right inside: position t sees the start token and the tokens
+        before t.
+        """
+        start = torch.full_like(image_ids[:, :1], self.config.codebook_size)  #     (B, 1)
+        shifted = torch.cat([start, image_ids[:, :-1]], dim=1)  #                   (B, N)
+        return self.decode(shifted, self.encode(text_ids, text_mask), text_mask)  # (B, N, K′)

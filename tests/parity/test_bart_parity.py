@@ -169,7 +169,7 @@ def test_restricted_sequences(reference, name, config):
 
 
 def test_every_array_of_the_fixture_is_compared(reference):
-    """Runs after the tests above on the same fixture: none of the reference's arrays was left out."""
+    """Runs after the tests above: none of the reference's arrays was left out."""
     assert reference.compared == set(reference.arrays)
 
 

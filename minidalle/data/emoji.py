@@ -1,0 +1,153 @@
+"""The emoji dataset: 7,601 real drawings of 1,648 concepts in five styles, 64×64, with labels and
+tags.
+
+The pictures come from `data/emoji/emoji64.parquet` (a copy of it lies inside an installed package);
+the data card beside it says how it was made and under which licences. The split is a rule, not a
+list: some concepts have one style held out, so that a model can be asked for a picture it has never
+seen of a thing it knows.
+
+    EmojiDataset("train")[i]  ->  EmojiPicture with .image (3, 64, 64) uint8 and .captions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import torch
+from PIL import Image
+from torch import Tensor
+
+SPLITS = ("train", "validation", "test")
+STYLE_NAMES = {
+    "noto": "noto style",
+    "noto_v1": "classic noto style",
+    "twemoji": "twemoji style",
+    "fluent_3d": "3d fluent style",
+    "fluent_flat": "flat fluent style",
+}
+TAGS_IN_CAPTION = 3
+
+
+def find_parquet() -> Path:
+    """The dataset's file: inside an installed package, else in the checkout around this file."""
+    here = Path(__file__).resolve()
+    candidates = [
+        here.with_name("emoji64.parquet"),
+        here.parents[2] / "data" / "emoji" / "emoji64.parquet",
+    ]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"the emoji dataset is at none of {[str(path) for path in candidates]}; reinstall minidalle"
+    )
+
+
+@dataclass(frozen=True)
+class EmojiRecord:
+    """What is known of one drawing, without its pixels."""
+
+    hexcode: str  # the Unicode code points, "1F34E"
+    style: str  # a key of STYLE_NAMES
+    label: str  # the Unicode short name, "red apple"
+    concept: str  # what drawings of one thing have in common, over styles
+    group: str
+    subgroup: str
+    tags: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """The plain caption, used for evaluation: "red apple, twemoji style"."""
+        return f"{self.label}, {STYLE_NAMES[self.style]}"
+
+    def draw_caption(self, generator: torch.Generator) -> str:
+        """One of several true captions, at random: half the time the plain one, else another word
+        order or tags.
+        """
+        style = STYLE_NAMES[self.style]
+        kind = float(torch.rand((), generator=generator))
+        if kind < 0.5:
+            return self.caption
+        if kind < 0.7 or not self.tags:
+            return f"{style} emoji of {self.label}"
+        order = torch.randperm(len(self.tags), generator=generator)[:TAGS_IN_CAPTION]
+        return f"{self.label} ({', '.join(self.tags[i] for i in order)}), {style}"
+
+    def all_captions(self) -> list[str]:
+        """The words of every caption that `draw_caption` can give: what a tokenizer learns from."""
+        style = STYLE_NAMES[self.style]
+        return [
+            self.caption,
+            f"{style} emoji of {self.label}",
+            f"{self.label} ({', '.join(self.tags)}), {style}",
+        ]
+
+
+def share_of(text: str) -> float:
+    """A number in [0, 1) that depends on nothing but the text: the split's source of chance."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def split_of(records: list[EmojiRecord]) -> list[str]:
+    """The split of every record, by the rule of the data card.
+
+    A concept drawn in four styles or more has, with a chance of 20 %, one style held out. The two
+    fluent styles share outlines, so they are held out together. A quarter of the held-out concepts
+    are for validation, the rest for test.
+    """
+    styles: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        styles[record.concept].add(record.style)
+
+    def split(record: EmojiRecord) -> str:
+        drawn_in = sorted(styles[record.concept])
+        chance = share_of(f"concept|{record.concept}")
+        if len(drawn_in) < 4 or chance >= 0.20:
+            return "train"
+        chosen = drawn_in[int(share_of(f"style|{record.concept}") * len(drawn_in))]
+        held_out = {"fluent_3d", "fluent_flat"} if chosen.startswith("fluent") else {chosen}
+        if record.style not in held_out:
+            return "train"
+        return "validation" if chance < 0.05 else "test"
+
+    return [split(record) for record in records]
+
+
+class EmojiDataset:
+    """One split of the emoji dataset, decoded into memory (12 kB a picture).
+
+    `images` is (count, 3, 64, 64) uint8; `records` says what each of them is.
+    """
+
+    def __init__(self, split: str = "train", path: str | Path | None = None):
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
+        rows = pyarrow.parquet.read_table(path or find_parquet()).to_pylist()
+        fields = ("hexcode", "style", "label", "concept", "group", "subgroup")
+        records = [
+            EmojiRecord(**{f: row[f] for f in fields}, tags=tuple(row["tags"])) for row in rows
+        ]
+        chosen = [i for i, name in enumerate(split_of(records)) if name == split]
+        self.split = split
+        self.records = [records[i] for i in chosen]
+        self.images = torch.stack([decode_picture(rows[i]["image"]) for i in chosen])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, EmojiRecord]:
+        """Picture (3, 64, 64) as floats in [0, 1], and its record."""
+        return self.images[index] / 255, self.records[index]
+
+
+def decode_picture(data: bytes) -> Tensor:
+    """A picture file's bytes as a (3, height, width) uint8 tensor."""
+    return torch.from_numpy(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).copy()).permute(
+        2, 0, 1
+    )

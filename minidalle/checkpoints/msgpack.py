@@ -68,21 +68,25 @@ class Walker:
         self.leaves: dict[tuple[str, ...], Leaf] = {}
 
     def error(self, what: str) -> ValueError:
+        """What is wrong, with the file and the place in it."""
         return ValueError(
             f"{self.path}, byte {self.file.tell()}: {what}. "
             f"Not a whole Flax checkpoint: fetch it again"
         )
 
     def read(self, count: int) -> bytes:
+        """The next bytes, all of them."""
         data = self.file.read(count)
         if len(data) != count:
             raise self.error(f"the file ends where {count} more bytes were expected")
         return data
 
     def number(self, width: int) -> int:
+        """The next whole number of `width` bytes."""
         return int.from_bytes(self.read(width), "big")
 
     def map_length(self) -> int:
+        """The number of entries of the map that begins here."""
         kind = self.number(1)
         if 0x80 <= kind <= 0x8F:
             return kind & 0x0F
@@ -91,6 +95,7 @@ class Walker:
         raise self.error(f"expected a map, found msgpack type 0x{kind:02x}")
 
     def text(self) -> str:
+        """The string that stands here: a key."""
         kind = self.number(1)
         if 0xA0 <= kind <= 0xBF:
             length = kind & 0x1F
@@ -106,6 +111,7 @@ class Walker:
             raise self.error("a key that is not UTF-8") from None
 
     def walk(self, path: tuple[str, ...], entries: int) -> None:
+        """Note all leaves of a map of `entries` entries whose header was read."""
         if len(path) > MAX_DEPTH:
             raise self.error(f"maps nested more than {MAX_DEPTH} deep")
         for _ in range(entries):

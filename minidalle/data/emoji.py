@@ -95,28 +95,28 @@ def share_of(text: str) -> float:
 
 
 def split_of(records: list[EmojiRecord]) -> list[str]:
-    """The split of every record, by the rule of the data card.
+    """The split of every record, by the rule of the data card."""
+    styles: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        styles[record.concept].add(record.style)
+    return [split_of_drawing(r.concept, r.style, sorted(styles[r.concept])) for r in records]
+
+
+def split_of_drawing(concept: str, style: str, drawn_in: list[str]) -> str:
+    """The split of one concept's drawing in one style; `drawn_in` is all its styles, sorted.
 
     A concept drawn in four styles or more has, with a chance of 20 %, one style held out. The two
     fluent styles share outlines, so they are held out together. A quarter of the held-out concepts
     are for validation, the rest for test.
     """
-    styles: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        styles[record.concept].add(record.style)
-
-    def split(record: EmojiRecord) -> str:
-        drawn_in = sorted(styles[record.concept])
-        chance = share_of(f"concept|{record.concept}")
-        if len(drawn_in) < 4 or chance >= 0.20:
-            return "train"
-        chosen = drawn_in[int(share_of(f"style|{record.concept}") * len(drawn_in))]
-        held_out = {"fluent_3d", "fluent_flat"} if chosen.startswith("fluent") else {chosen}
-        if record.style not in held_out:
-            return "train"
-        return "validation" if chance < 0.05 else "test"
-
-    return [split(record) for record in records]
+    chance = share_of(f"concept|{concept}")
+    if len(drawn_in) < 4 or chance >= 0.20:
+        return "train"
+    chosen = drawn_in[int(share_of(f"style|{concept}") * len(drawn_in))]
+    held_out = {"fluent_3d", "fluent_flat"} if chosen.startswith("fluent") else {chosen}
+    if style not in held_out:
+        return "train"
+    return "validation" if chance < 0.05 else "test"
 
 
 class EmojiDataset:

@@ -1,0 +1,29 @@
+# Each target prints what it runs. PIP_ARGS passes options on to pip, for example
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+PROMPT ?= red apple, twemoji style
+SEED ?= 0
+BIN = .venv/bin
+
+.PHONY: help demo test train lint
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+demo: .venv/ok   ## set up, and draw nine pictures of PROMPT with SEED into demo.png
+	$(BIN)/minidalle generate "$(PROMPT)" -n 9 --seed $(SEED) -o demo.png --timings
+
+test: .venv/ok   ## set up, and run every test
+	$(BIN)/python -m pytest
+
+train: .venv/ok  ## train the embedded model from its data: two stages into runs/
+	$(BIN)/minidalle train vqgan --run runs/vqgan
+	$(BIN)/minidalle train bart --vqgan runs/vqgan --run runs/emoji
+
+lint: .venv/ok   ## check style and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.venv/ok: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e .[dev]
+	touch .venv/ok

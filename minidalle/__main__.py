@@ -1,0 +1,5 @@
+"""`python -m minidalle` is the command line."""
+
+from minidalle.cli import main
+
+main()

@@ -1,0 +1,185 @@
+"""Stage one: learn the mapping between pictures and image tokens.
+
+The encoder and decoder learn by gradient descent on the reconstruction; the codebook follows the
+encoder as a moving average of the latents that chose each code (van den Oord, Vinyals and
+Kavukcuoglu, "Neural Discrete Representation Learning", 2017, appendix A.1). It starts from encoder
+outputs, and codes that nothing chooses any more are moved to where the latents are: from random
+numbers a codebook collapses to a handful of codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from minidalle.checkpoints import native
+from minidalle.data.emoji import EmojiDataset
+from minidalle.pipeline import image_grid, to_pil
+from minidalle.training.evaluate import evaluate_vqgan
+from minidalle.training.loop import LoopConfig
+from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
+
+
+@dataclass(frozen=True)
+class VQGANTrainConfig:
+    """What the first stage learns, and how."""
+
+    vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
+    lr: float = 8e-4
+    l1_weight: float = 1.0  # absolute difference: keeps edges
+    l2_weight: float = 2.0  # squared difference: what PSNR measures
+    commitment_weight: float = 0.25  # how strongly latents are pulled to their codes
+    ema_decay: float = 0.99  # of the codebook's moving average, per step
+    revive_below: float = 0.5  # a code chosen less often than this per step, on average, is dead
+    revive_every: int = 25  # steps between revivals
+    revive_until: float = 0.8  # share of the run after which the codebook is left in peace
+    max_shift: int = 3  # pictures are moved by up to so many pixels, and half of them mirrored,
+    jitter_until: float = 0.7  # up to this share of the run; then they stay as they are
+
+    @staticmethod
+    def emoji() -> tuple[VQGANTrainConfig, LoopConfig]:
+        """The embedded model's first stage."""
+        loop = LoopConfig(
+            steps=2300, batch_size=64, warmup_steps=100, evaluate_every=200, save_every=100
+        )
+        return VQGANTrainConfig(), loop
+
+
+class CodebookEMA:
+    """The codebook as a moving average of the latents that chose each code."""
+
+    def __init__(self, codebook: Tensor, decay: float):
+        self.decay = decay
+        self.counts = torch.ones_like(codebook[:, 0])  # (K,) latents per code and step
+        self.sums = codebook.detach().clone()  #                               (K, d) their sum
+
+    def update(
+        self, codebook: Tensor, latents: Tensor, ids: Tensor, accelerator: Accelerator
+    ) -> None:
+        """Move the codebook (K, d) in place towards the latents (M, d) that chose the ids (M,)."""
+        counts = torch.bincount(ids, minlength=codebook.shape[0]).to(latents)
+        sums = torch.zeros_like(codebook).index_add_(0, ids, latents)
+        counts, sums = accelerator.reduce(counts), accelerator.reduce(sums)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
+
+    def revive(
+        self, codebook: Tensor, latents: Tensor, below: float, generator: torch.Generator
+    ) -> int:
+        """Put dead codes onto latents (M, d) drawn at random; return how many were dead."""
+        dead = (self.counts < below).nonzero().flatten()
+        chosen = torch.randint(len(latents), (len(dead),), generator=generator)
+        codebook[dead] = latents[chosen.to(latents.device)]
+        self.counts[dead] = 1.0
+        self.sums[dead] = codebook[dead]
+        return len(dead)
+
+
+class VQGANTask:
+    """Reconstruct pictures through the codebook."""
+
+    def __init__(self, config: VQGANTrainConfig, loop: LoopConfig):
+        self.config, self.loop = config, loop
+        with torch.random.fork_rng():
+            torch.manual_seed(loop.seed)
+            self.model = VQGAN(config.vqgan).to(memory_format=torch.channels_last)
+        self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
+        self.codebook.requires_grad_(False)
+        self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
+        self.ema: CodebookEMA | None = None  # from the first batch's latents on
+
+    def __len__(self) -> int:
+        return len(self.train_data)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return [torch.optim.AdamW(trained, lr=self.config.lr, betas=(0.9, 0.99), weight_decay=1e-4)]
+
+    def batch(self, step: int, indices: Tensor, generator: torch.Generator) -> dict[str, Any]:
+        images = self.train_data.images[indices] / 255
+        if step < self.config.jitter_until * self.loop.steps:
+            images = jitter(images, self.config.max_shift, generator)
+        return {"images": images}
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction and commitment of a batch of pictures."""
+        images = batch["images"].to(memory_format=torch.channels_last)
+        if self.ema is None:
+            self.start_codebook(images)
+        output: VQGANOutput = model(images)
+        self.seen = (output.latents.flatten(0, 1).float(), output.ids.flatten())
+        difference = output.reconstruction.float() - images
+        l1, l2 = difference.abs().mean(), difference.square().mean()
+        config = self.config
+        loss = (
+            config.l1_weight * l1
+            + config.l2_weight * l2
+            + config.commitment_weight * output.commitment_loss
+        )
+        psnr = -10 * torch.log10(l2.detach())
+        return loss, {
+            "l1": l1,
+            "psnr": psnr,
+            "commitment": output.commitment_loss,
+            "perplexity": output.perplexity,
+        }
+
+    @torch.no_grad()
+    def start_codebook(self, images: Tensor) -> None:
+        """Start the codes from encoder outputs, drawn at random (the same on every process)."""
+        latents = self.model.encode_latents(images).flatten(0, 1).float()
+        generator = torch.Generator().manual_seed(self.loop.seed)
+        chosen = torch.randint(len(latents), (len(self.codebook),), generator=generator)
+        self.codebook.copy_(latents[chosen])
+        self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
+
+    @torch.no_grad()
+    def after_step(self, step: int, accelerator: Accelerator) -> None:
+        """Let the codebook follow the latents, and revive dead codes."""
+        latents, ids = self.seen
+        self.ema.update(self.codebook, latents, ids, accelerator)
+        early = step < self.config.revive_until * self.loop.steps
+        if early and step % self.config.revive_every == 0:
+            generator = torch.Generator().manual_seed(step)
+            self.ema.revive(self.codebook, latents, self.config.revive_below, generator)
+
+    def evaluate(self, samples: Path) -> dict[str, float]:
+        pictures = self.validation.images[:8] / 255
+        drawn = self.model.decode(self.model.encode(pictures.to(self.codebook.device))).cpu()
+        image_grid([to_pil(image) for image in [*pictures, *drawn]], columns=8).save(
+            samples / "reconstructions.png"
+        )
+        return evaluate_vqgan(self.model, self.validation.images)
+
+    def export(self, folder: Path) -> None:
+        native.save(folder, vqgan=self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self.ema.counts, "sums": self.ema.sums} if self.ema else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
+        self.ema.counts, self.ema.sums = (
+            state[name].to(self.codebook.device) for name in ("counts", "sums")
+        )
+
+
+def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Each picture of (B, 3, S, S) moved by up to `max_shift` pixels, its edge repeated, and half
+    of them mirrored.
+    """
+    b, _, s, _ = images.shape
+    padded = F.pad(images, [max_shift] * 4, mode="replicate")
+    offsets = torch.randint(2 * max_shift + 1, (b, 2), generator=generator).tolist()
+    moved = torch.stack(
+        [p[:, y : y + s, x : x + s] for p, (y, x) in zip(padded, offsets, strict=True)]
+    )
+    mirrored = torch.rand(b, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)

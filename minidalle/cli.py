@@ -6,6 +6,7 @@ imported by the command that needs it, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -35,6 +36,11 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 
 
+ModelOption = Annotated[
+    Path | None, typer.Option(help="Folder of a checkpoint [default: the embedded model].")
+]
+
+
 @app.command(
     epilog='Example: minidalle generate "red apple, twemoji style" -n 9 --seed 7 -o apples.png'
 )
@@ -45,9 +51,7 @@ def generate(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Picture file to write: all pictures in a grid.")
     ] = Path("minidalle.png"),
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of a checkpoint [default: the embedded model].")
-    ] = None,
+    model: ModelOption = None,
     vqgan: Annotated[
         Path | None, typer.Option(help="Folder of the VQGAN, for a checkpoint without one.")
     ] = None,
@@ -94,6 +98,23 @@ def generate(
     print(out)
     if timings:
         print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
+
+
+@app.command(epilog="Example: minidalle evaluate --model runs/emoji --split test")
+def evaluate(
+    model: ModelOption = None,
+    split: Annotated[
+        str, typer.Option(help="Emoji to measure on: train, validation, test.")
+    ] = "test",
+) -> None:
+    """Measure a model on emoji pictures; print the figures as JSON."""
+    from minidalle.data.emoji import EmojiDataset
+    from minidalle.pipeline import MiniDalle
+    from minidalle.training.evaluate import evaluate_model
+
+    figures = evaluate_model(MiniDalle.from_pretrained(model), EmojiDataset(split))
+    rounded = {p: {n: round(v, 4) for n, v in values.items()} for p, values in figures.items()}
+    print(json.dumps(rounded, indent=2))
 
 
 SetOption = Annotated[

@@ -82,9 +82,10 @@ class MiniDalle:
     ) -> MiniDalle:
         """Load a model: the embedded one, or a folder in any known layout.
 
-        path: folder; None for the embedded emoji model. vqgan: folder of the VQGAN, for a folder
-        that holds only a Bart, as DALL·E mini is published. device, dtype: where and in what
-        precision to compute. Raises FileNotFoundError and ValueError with what was looked for.
+        path: a folder; None for the embedded emoji model.
+        vqgan: folder of the VQGAN, for one that holds only a Bart, as DALL·E mini is published.
+        device, dtype: where and in what precision to compute.
+        Raises FileNotFoundError and ValueError with what was looked for.
         """
         folder = existing_folder(EMBEDDED if path is None else path)
         dtype = to_dtype(dtype)
@@ -101,17 +102,15 @@ class MiniDalle:
         )
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype = "float32") -> None:
-        """Write a native folder that `from_pretrained` loads.
-
-        `dtype` is that of the stored weights.
-        """
-        parts = {
-            "bart": self.bart,
-            "vqgan": self.vqgan,
-            "tokenizer": self.tokenizer,
-            "sampling": self.sampling,
-        }
-        native.save(folder, **parts, dtype=to_dtype(dtype))
+        """Write a native folder that `from_pretrained` loads; weights are stored in `dtype`."""
+        native.save(
+            folder,
+            bart=self.bart,
+            vqgan=self.vqgan,
+            tokenizer=self.tokenizer,
+            sampling=self.sampling,
+            dtype=to_dtype(dtype),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -132,12 +131,14 @@ class MiniDalle:
     ) -> Result | list[Result]:
         """Draw n pictures of a prompt, or of each of several.
 
-        prompt: a text, which may be empty, or a list of texts; a list gives a list of results. n:
-        pictures per prompt, at least 1. seed: of the first picture; the others have seed+1, ….
+        prompt: a text, which may be empty, or a list of texts; a list gives a list of results.
+        n: pictures per prompt, at least 1.
+        seed: of the first picture, at least 0; the others have seed+1, ….
         temperature, top_k, top_p, condition_scale: as in SamplingConfig; None takes the
-        checkpoint's own default. image_prompt: a picture whose first tokens, in reading order, are
-        kept: the share `keep` of them, from 0 to 1. Raises ValueError for values out of range,
-        TypeError for a prompt that is no text.
+            checkpoint's own default.
+        image_prompt: a picture whose first image tokens, in reading order, are kept: the share
+            `keep` of them, from 0 to 1.
+        Raises ValueError for values out of range, TypeError for a prompt that is no text.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         sampling = self.sampling_with(
@@ -162,10 +163,9 @@ class MiniDalle:
         image_prompt: Image.Image | None = None,
         keep: float = 0.5,
     ) -> Iterator[Result]:
-        """Like `generate`, but yield a result after each `every` image tokens; places not drawn yet
-        are grey.
+        """Like `generate` for one prompt, but yield a result after each `every` image tokens.
 
-        The last result is the one that `generate` would return.
+        Places that are not drawn yet are grey. The last result is what `generate` would return.
         """
         if every < 1:
             raise ValueError(f"every is {every}; it must be at least 1")
@@ -185,15 +185,13 @@ class MiniDalle:
     def encode(self, picture: Image.Image | Sequence[Image.Image]) -> Tensor:
         """Image tokens of a picture, (N,), or of a list of pictures, (B, N).
 
-        Any size: cut to a square, resized.
+        Of a picture of any size the middle square is taken, and resized.
         """
         pictures = [picture] if isinstance(picture, Image.Image) else list(picture)
         if not pictures:
             raise ValueError("there is no picture to encode")
-        images = torch.stack([self.to_tensor(p) for p in pictures]).to(
-            self.device, self.bart.lm_head.weight.dtype
-        )
-        ids = self.vqgan.encode(images).cpu()
+        images = torch.stack([self.to_tensor(p) for p in pictures])
+        ids = self.vqgan.encode(images.to(self.bart.lm_head.weight)).cpu()
         return ids[0] if isinstance(picture, Image.Image) else ids
 
     def decode(self, tokens: Tensor) -> Image.Image | list[Image.Image]:
@@ -203,9 +201,8 @@ class MiniDalle:
                 f"tokens have shape {tuple(tokens.shape)}; "
                 f"expected (N,) or (B, N) with N = {self.bart.config.image_length}"
             )
-        pictures = [
-            to_pil(image) for image in self.vqgan.decode(torch.atleast_2d(tokens).to(self.device))
-        ]
+        images = self.vqgan.decode(torch.atleast_2d(tokens).to(self.device))
+        pictures = [to_pil(image) for image in images]
         return pictures[0] if tokens.ndim == 1 else pictures
 
     # The steps of the road, one method each.
@@ -225,9 +222,7 @@ class MiniDalle:
         return ids.to(self.device), mask.to(self.device)
 
     def blank_tokens(self) -> tuple[Tensor, Tensor]:
-        """Ids and mask of the unconditional branch: the empty string, which the normalizer never
-        sees; (1, T) each.
-        """
+        """Ids and mask of the empty string, as it is, for the unconditional branch: (1, T) each."""
         ids, mask = self.tokenizer.encode_batch([""], self.bart.config.max_text_length)
         return ids.to(self.device), mask.to(self.device)
 
@@ -248,9 +243,7 @@ class MiniDalle:
         sampling: SamplingConfig,
         prefix: Tensor | None,
     ) -> Iterator[Tensor]:
-        """Image tokens so far of n pictures for every prompt, prompt by prompt: (prompts·n, t), t
-        up to N.
-        """
+        """Image tokens so far of n pictures of each prompt, for t up to N: (prompts·n, t)."""
         for text in prompts:
             if not isinstance(text, str):
                 raise TypeError(f"a prompt is {type(text).__name__}; it must be a str")
@@ -280,18 +273,11 @@ class MiniDalle:
         length, step = self.bart.config.image_length, tokens.shape[1]
         filled = torch.cat([tokens, tokens.new_zeros(len(tokens), length - step)], dim=1)
         images = [grey_after(to_pil(image), step, length) for image in self.vqgan.decode(filled)]
-        seeds = [seed + i for i in range(n)]
-        tokens = tokens.cpu().clone()
+        tokens, seeds = tokens.cpu().clone(), list(range(seed, seed + n))
+        rows = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         return [
-            Result(
-                text,
-                images[i * n : (i + 1) * n],
-                tokens[i * n : (i + 1) * n],
-                list(seeds),
-                sampling,
-                step,
-            )
-            for i, text in enumerate(prompts)
+            Result(text, images[part], tokens[part], list(seeds), sampling, step)
+            for text, part in zip(prompts, rows, strict=True)
         ]
 
     def to_tensor(self, picture: Image.Image) -> Tensor:

@@ -298,6 +298,8 @@ def _recognise(ink: np.ndarray) -> PlacedObject:
 def describes(caption: str, found: Collection[PlacedObject]) -> bool:
     """Whether a caption says what was found, no more and no less. Raises as `parse_caption`."""
     statement = parse_caption(caption)
+    if len(found) != len(statement.objects):
+        return False
     return any(
         tuple(thing.kind for thing in order) == statement.objects
         and (len(order) == 1 or relation_between(*order) == statement.relation)

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from minidalle.bart import Bart, BartConfig
-from minidalle.checkpoints import load_vqgan, native
+from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
 from minidalle.normalizer import TextNormalizer
 from minidalle.pipeline import MiniDalle, check_fit, image_grid
@@ -46,6 +46,7 @@ class BartTrainConfig:
     """What the second stage learns, and how."""
 
     vqgan: str = ""  # folder of the trained first stage
+    init: str = ""  # folder of a Bart to go on from; empty = start from random weights
     bart: BartConfig = field(default_factory=BartConfig.emoji)
     lr: float = 3e-3  # at the peak, for the blocks' matrices (Muon) and for all else (AdamW)
     weight_decay: float = 0.01
@@ -72,18 +73,21 @@ class BartTask:
         self.vqgan = load_vqgan(config.vqgan)
         self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
         self.normalizer = TextNormalizer()
-        captions = [
-            self.normalizer(c) for record in self.train_data.records for c in record.all_captions()
-        ]
-        self.tokenizer = ByteLevelBPE.train(captions, vocab_size=config.bart.encoder_vocab_size)
-        # Few captions can leave the vocabulary smaller than allowed: the embedding then has no rows
-        # that never learn.
+        if config.init:
+            self.tokenizer = load_tokenizer(config.init)
+        else:
+            records = self.train_data.records
+            captions = [self.normalizer(text) for r in records for text in r.all_captions()]
+            self.tokenizer = ByteLevelBPE.train(captions, config.bart.encoder_vocab_size)
+        # Few captions can fill less than the vocabulary allowed: no row should never learn.
         bart = replace(config.bart, encoder_vocab_size=self.tokenizer.vocab_size)
         self.config = replace(config, bart=bart)
         check_fit(bart, self.vqgan.config)
         with torch.random.fork_rng():
             torch.manual_seed(loop.seed)
             self.model = Bart(bart)
+        if config.init:
+            self.model.load_state_dict(load_bart(config.init).state_dict())
         self.train_tokens, self.validation_tokens = (
             torch.cat([self.vqgan.encode(part / 255) for part in data.images.split(64)])
             for data in (self.train_data, self.validation)
@@ -158,7 +162,7 @@ class BartTask:
         """The whole model as it stands."""
         return MiniDalle(
             bart=self.model,
-            vqgan=self.vqgan,
+            vqgan=self.vqgan.to(self.model.lm_head.weight.device),
             tokenizer=self.tokenizer,
             sampling=self.config.sampling,
         )

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidalle.bart import Bart
+from minidalle.data.emoji import EmojiDataset
+from minidalle.pipeline import MiniDalle
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN
 
@@ -62,3 +64,16 @@ def evaluate_bart(
             total += float(F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum"))
         losses[name] = total / image_ids.numel()
     return losses
+
+
+def evaluate_model(model: MiniDalle, data: EmojiDataset) -> dict[str, dict[str, float]]:
+    """The figures of a whole model on one split of the emoji: "vqgan" and "bart"."""
+    device = model.device
+    tokens = [model.vqgan.encode((part / 255).to(device)).cpu() for part in data.images.split(64)]
+    captions = [record.caption for record in data.records]
+    if model.normalizer:
+        captions = [model.normalizer(caption) for caption in captions]
+    return {
+        "vqgan": evaluate_vqgan(model.vqgan, data.images),
+        "bart": evaluate_bart(model.bart, model.tokenizer, captions, torch.cat(tokens)),
+    }

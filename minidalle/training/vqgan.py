@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from minidalle.checkpoints import native
+from minidalle.checkpoints import load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
 from minidalle.pipeline import image_grid, to_pil
 from minidalle.training.evaluate import evaluate_vqgan
@@ -31,6 +31,7 @@ class VQGANTrainConfig:
     """What the first stage learns, and how."""
 
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
+    init: str = ""  # folder of a VQGAN to go on from; empty = start from random weights
     lr: float = 8e-4
     l1_weight: float = 1.0  # absolute difference: keeps edges
     l2_weight: float = 2.0  # squared difference: what PSNR measures
@@ -90,6 +91,8 @@ class VQGANTask:
         with torch.random.fork_rng():
             torch.manual_seed(loop.seed)
             self.model = VQGAN(config.vqgan).to(memory_format=torch.channels_last)
+        if config.init:
+            self.model.load_state_dict(load_vqgan(config.init).state_dict())
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
         self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
@@ -133,11 +136,12 @@ class VQGANTask:
 
     @torch.no_grad()
     def start_codebook(self, images: Tensor) -> None:
-        """Start the codes from encoder outputs, drawn at random (the same on every process)."""
-        latents = self.model.encode_latents(images).flatten(0, 1).float()
-        generator = torch.Generator().manual_seed(self.loop.seed)
-        chosen = torch.randint(len(latents), (len(self.codebook),), generator=generator)
-        self.codebook.copy_(latents[chosen])
+        """Start the codes from encoder outputs, drawn at random, unless they are learned."""
+        if not self.config.init:
+            latents = self.model.encode_latents(images).flatten(0, 1).float()
+            generator = torch.Generator().manual_seed(self.loop.seed)
+            chosen = torch.randint(len(latents), (len(self.codebook),), generator=generator)
+            self.codebook.copy_(latents[chosen])
         self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
 
     @torch.no_grad()

@@ -475,3 +475,13 @@ def test_your_own_pairs_can_be_held_out() -> None:
 def test_arguments_that_make_no_data_set(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ShapesDataset(**{"size": 1, "seed": 0} | arguments)
+
+
+def test_a_picture_full_of_pieces_is_judged_at_once() -> None:
+    """Thirty-six dots have more orders than could ever be tried."""
+    image = torch.ones(3, 32, 32)
+    for y in range(1, 31, 5):
+        for x in range(1, 31, 5):
+            image[:, y : y + 3, x : x + 3] = 0
+    assert len(read_picture(image)) == 36
+    assert not holds("a small red circle", image)

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "minidalle"
 FLOORS = [  # top to bottom, as in the design; a folder is one floor unless its files are named
     "normalizer",
+    "tokenizer_json",
     "tokenizer",
     "vqgan",
     "bart",

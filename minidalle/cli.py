@@ -1,4 +1,4 @@
-"""The command line: `minidalle generate`, `minidalle train`.
+"""The command line: `minidalle generate`, `train`, `evaluate`.
 
 What the user got wrong is said in one line on standard error, with exit code 2. Everything heavy is
 imported by the command that needs it, so that `--help` answers at once.

@@ -128,7 +128,7 @@ def code_key(hexcode: str) -> str:
 
 def slug(label: str) -> str:
     """A label as iconify writes names: "twelve o’clock" -> "twelve-oclock"."""
-    plain = unicodedata.normalize("NFKD", label).replace("’", "").encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
     return re.sub("[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 

@@ -29,6 +29,17 @@ def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def to_device(device: str) -> str:
+    """The device, if torch knows it and this machine has it; ValueError if not."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; it must be cpu, cuda, cuda:1, mps …") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}; this torch sees no CUDA GPU, so use cpu")
+    return device
+
+
 def load_bart(
     path: str | Path, *, device: str = "cpu", dtype: str | torch.dtype = "float32"
 ) -> Bart:
@@ -38,9 +49,9 @@ def load_bart(
     """
     folder = existing_folder(path)
     if native.is_native(folder):
-        return native.load_bart(folder, device=device, dtype=to_dtype(dtype))
+        return native.load_bart(folder, device=to_device(device), dtype=to_dtype(dtype))
     if flax.is_bart(folder):
-        return flax.load_bart(folder, device=device, dtype=to_dtype(dtype))
+        return flax.load_bart(folder, device=to_device(device), dtype=to_dtype(dtype))
     raise unknown_layout(folder, "Bart")
 
 
@@ -53,9 +64,9 @@ def load_vqgan(
     """
     folder = existing_folder(path)
     if native.is_native(folder):
-        return native.load_vqgan(folder, device=device, dtype=to_dtype(dtype))
+        return native.load_vqgan(folder, device=to_device(device), dtype=to_dtype(dtype))
     if flax.is_vqgan(folder):
-        return flax.load_vqgan(folder, device=device, dtype=to_dtype(dtype))
+        return flax.load_vqgan(folder, device=to_device(device), dtype=to_dtype(dtype))
     raise unknown_layout(folder, "VQGAN")
 
 

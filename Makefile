@@ -16,8 +16,9 @@ demo: .venv/ok   ## set up, and draw nine pictures of PROMPT with SEED into demo
 test: .venv/ok   ## set up, and run every test
 	$(BIN)/python -m pytest
 
-train: .venv/ok  ## train the embedded model from its data: two stages into runs/
-	$(BIN)/minidalle train vqgan --run runs/vqgan
+train: .venv/ok  ## train the embedded model from its data, in three runs into runs/
+	$(BIN)/minidalle train vqgan --run runs/vqgan-1
+	$(BIN)/minidalle train vqgan --preset emoji-finish --set init=runs/vqgan-1 --run runs/vqgan
 	$(BIN)/minidalle train bart --vqgan runs/vqgan --run runs/emoji
 
 lint: .venv/ok   ## check style and format

@@ -14,9 +14,7 @@ __all__ = ["MiniDalle", "Result", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline, and torch with it, when it is first asked for: `minidalle --help` needs
-    neither.
-    """
+    """Import the pipeline, and torch, only when asked for: `minidalle --help` needs neither."""
     if name in ("MiniDalle", "Result"):
         from minidalle import pipeline
 

@@ -106,9 +106,7 @@ class BartConfig:
 
 
 class LayerNorm(nn.Module):
-    """Normalise over the last axis (eps 1e-5), then shift by a bias and, where `scale`, multiply by
-    a weight.
-    """
+    """Normalise over the last axis, eps 1e-5; a bias always, a weight only where `scale`."""
 
     def __init__(self, width: int, *, scale: bool):
         super().__init__()
@@ -146,18 +144,14 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Attend from x (B, n, D) to keys and values (B, H, L, D/H); `mask` is True where a key may
-        be seen.
-        """
+        """Attend from x (B, n, D) to keys, values (B, H, L, D/H); `mask` is True on seen keys."""
         queries = self.split_heads(self.q_proj(x))  #                             (B, H, n, D/H)
         attended = F.scaled_dot_product_attention(queries, keys, values, mask)  # (B, H, n, D/H)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  #              (B, n, D)
 
 
 class GLU(nn.Module):
-    """The gated feed-forward layer, with a norm before it and a norm inside: (B, n, D) -> (B, n,
-    D).
-    """
+    """The gated feed-forward layer, a norm before it and one inside: (B, n, D) -> (B, n, D)."""
 
     def __init__(self, width: int, inner: int):
         super().__init__()

@@ -124,7 +124,9 @@ SetOption = Annotated[
 RunOption = Annotated[
     Path, typer.Option("--run", help="Run folder: logs, samples, checkpoints, the trained part.")
 ]
-PresetOption = Annotated[str, typer.Option(help="Preset to start from: emoji.")]
+PresetOption = Annotated[
+    str, typer.Option(help="Settings to start from: emoji; for vqgan also emoji-finish.")
+]
 
 
 @train_app.command(
@@ -164,9 +166,10 @@ def train_bart(
 
 def preset_of(kind: type, name: str) -> tuple:
     """A training preset by its name."""
-    if name != "emoji":
-        raise ValueError(f"there is no preset {name!r}; there is: emoji")
-    return kind.emoji()
+    presets = kind.presets()
+    if name not in presets:
+        raise ValueError(f"there is no preset {name!r}; there are: {', '.join(presets)}")
+    return presets[name]
 
 
 def report(figures: dict[str, float], run: Path) -> None:

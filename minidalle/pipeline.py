@@ -307,9 +307,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def image_grid(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Pictures of one size in rows, left to right and top to bottom; as square as can be unless
-    `columns` is given.
-    """
+    """Pictures of one size, row by row; as square as can be unless `columns` is given."""
     if not pictures:
         raise ValueError("a grid needs at least one picture")
     columns = columns or math.ceil(math.sqrt(len(pictures)))

@@ -49,8 +49,7 @@ def super_condition(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
 
 
 def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Temperature, then top-k, then top-p: (B, K) -> (B, K) with −inf where a token may not be
-    drawn.
+    """Temperature, then top-k, then top-p: (B, K) -> (B, K), −inf on tokens not to be drawn.
 
     Exactly k tokens stay after top-k, also where values tie. Top-p keeps the token that crosses the
     limit. At temperature 0 the likeliest token alone stays.
@@ -75,9 +74,7 @@ def keep_only(logits: Tensor, indices: Tensor) -> Tensor:
 
 
 def uniform_numbers(seeds: Sequence[int], length: int) -> Tensor:
-    """One row of `length` numbers in [0, 1) per seed, each from a generator of its own: (B,
-    length).
-    """
+    """`length` numbers in [0, 1) per seed, from a generator of its own: (B, length)."""
     return torch.stack(
         [torch.rand(length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
@@ -85,12 +82,10 @@ def uniform_numbers(seeds: Sequence[int], length: int) -> Tensor:
 
 def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
     """Where the cumulative distribution passes a uniform number: (B, K), (B,) -> (B,) tokens."""
-    cumulative = logits.float().softmax(-1).cumsum(-1)  #                   (B, K)
-    total = cumulative[
-        :, -1:
-    ]  #                                           (B, 1) 1, but for rounding
-    token = (cumulative <= uniform[:, None] * total).sum(-1)  #             (B,)
-    last = (cumulative < total).sum(-1)  # (B,) the last token with any probability
+    cumulative = logits.float().softmax(-1).cumsum(-1)  #          (B, K)
+    total = cumulative[:, -1:]  #                                  (B, 1) 1, but for rounding
+    token = (cumulative <= uniform[:, None] * total).sum(-1)  #    (B,)
+    last = (cumulative < total).sum(-1)  #                         (B,) the last one possible
     return torch.minimum(token, last)
 
 
@@ -133,13 +128,13 @@ def stream_tokens(
     uncond_mask: Tensor | None = None,
     prefix: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Draw image tokens one at a time, and yield those so far, (B, t), after the prefix and after
-    each token.
+    """Draw image tokens one at a time; yield those so far, (B, t), first the prefix alone.
 
-    text_ids, text_mask: (B, T), one row per picture; equal rows are encoded once. seeds: B whole
-    numbers. uncond_ids, uncond_mask: (1, T) or (B, T), the empty prompt; needed unless
-    condition_scale is 1, then ignored. prefix: (B, n) image tokens to keep. Raises ValueError where
-    shapes or ids do not fit.
+    text_ids, text_mask: (B, T), one row per picture; equal rows are encoded once.
+    seeds: B whole numbers.
+    uncond_ids, uncond_mask: (1, T) or (B, T), the empty prompt; ignored if condition_scale is 1.
+    prefix: (B, n) image tokens to keep.
+    Raises ValueError where shapes or ids do not fit.
     """
     b, k, length = text_ids.shape[0], bart.config.codebook_size, bart.config.image_length
     if len(seeds) != b:
@@ -180,23 +175,22 @@ def token_loop(
     """
     (b, n), k = prefix.shape, bart.config.codebook_size
     length = bart.config.image_length
-    memory = encode_once(bart, text_ids, text_mask)  # (B or 2B, T, D)
+    memory = encode_once(bart, text_ids, text_mask)  #                          (B or 2B, T, D)
     cache = bart.new_cache(memory)
     uniform = uniform.to(text_ids.device)
-    tokens = torch.cat([prefix, prefix.new_zeros(b, length - n)], dim=1)  #              (B, N)
-    start = prefix.new_full((b, 1), k)  #                                                (B, 1)
-    inputs = torch.cat([start, prefix], dim=1)[:, :length]  #                            (B, n+1)
+    tokens = torch.cat([prefix, prefix.new_zeros(b, length - n)], dim=1)  #     (B, N)
+    start = prefix.new_full((b, 1), k)  #                                       (B, 1)
+    inputs = torch.cat([start, prefix], dim=1)[:, :length]  #                   (B, n+1)
     yield tokens[:, :n]
     for t in range(n, length):
         rows = inputs.repeat(2, 1) if conditioned else inputs
-        logits = bart.decode(rows, memory, text_mask, cache)[
-            :, -1, :k
-        ].float()  #       (B or 2B, K)
+        logits = bart.decode(rows, memory, text_mask, cache)  #                 (B or 2B, n, K′)
+        logits = logits[:, -1, :k].float()  #                                   (B or 2B, K)
         if conditioned:
-            logits = super_condition(*logits.chunk(2), config.condition_scale)  #        (B, K)
-        drawn = draw_tokens(filter_logits(logits, config), uniform[:, t])  #             (B,)
+            logits = super_condition(*logits.chunk(2), config.condition_scale)
+        drawn = draw_tokens(filter_logits(logits, config), uniform[:, t])  #    (B,)
         tokens[:, t] = drawn
-        inputs = drawn[:, None]  #                                                       (B, 1)
+        inputs = drawn[:, None]  #                                              (B, 1)
         yield tokens[:, : t + 1]
 
 

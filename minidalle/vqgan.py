@@ -78,16 +78,12 @@ class VQGANConfig:
         return self.latent_side**2
 
     def has_attention(self, level: int) -> bool:
-        """Whether blocks of this level are followed by attention: fixed by the config, not by the
-        actual input.
-        """
+        """Whether this level has attention: fixed by the config, not by the actual input."""
         return (self.resolution // self.patch) >> level in self.attn_resolutions
 
     @classmethod
     def f16_16384(cls) -> VQGANConfig:
-        """The published VQGAN of DALL·E mini and mega: 256×256 pictures, 256 tokens, 76 M
-        parameters.
-        """
+        """The published VQGAN: 256×256 pictures, 256 tokens of 16,384 codes, 76 M parameters."""
         return cls()
 
     @classmethod

@@ -142,9 +142,7 @@ def _known_fields(
 
 
 def bart_tensors(leaf: Leaf) -> Iterator[tuple[str, Tensor]]:
-    """Our names and tensors for one array of the file: one, or one for each layer of a stacked
-    array.
-    """
+    """Our names and tensors for one array of the file; a stacked array has one for each layer."""
     *_, last = leaf.path
     layers = next((i for i, part in enumerate(leaf.path) if STACKED.match(part)), None)
     if layers is None:
@@ -160,9 +158,7 @@ def bart_tensors(leaf: Leaf) -> Iterator[tuple[str, Tensor]]:
 
 
 def bart_name(path: tuple[str, ...]) -> str:
-    """("model", "encoder", "layers", "FlaxBartEncoderLayer_0", "GLU_0", "Dense_0", "kernel") -> our
-    parameter's name.
-    """
+    """Our name for a path such as (…, "FlaxBartEncoderLayer_0", "GLU_0", "Dense_0", "kernel")."""
     parts = []
     for i, part in enumerate(path[:-1]):
         layer = SINGLE.match(part)
@@ -180,9 +176,7 @@ def vqgan_name(path: tuple[str, ...]) -> str:
 
 
 def to_torch_axes(tensor: Tensor, leaf: str) -> Tensor:
-    """Kernels to torch's order: dense (in, out) -> (out, in), convolution (h, w, in, out) -> (out,
-    in, h, w).
-    """
+    """Kernels in torch's order: (in, out) -> (out, in), (h, w, in, out) -> (out, in, h, w)."""
     if leaf != "kernel":
         return tensor
     return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.transpose(-1, -2)

@@ -119,9 +119,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def part_config(folder: Path, name: str, kind: type) -> Any:
-    """One part's config dataclass from config.json; fields that `kind` does not have are refused by
-    name.
-    """
+    """One part's config dataclass from config.json; unknown fields are refused by name."""
     values = read_config(folder).get(name)
     if values is None:
         raise ValueError(f"{folder / 'config.json'}: this checkpoint has no {name!r}")
@@ -157,9 +155,7 @@ def load_sampling(folder: Path) -> SamplingConfig:
 
 
 def load_weights(path: Path, kind: type, config: Any, device: str, dtype: torch.dtype) -> Any:
-    """Build `kind(config)` without allocating it twice, and fill it from a safetensors file,
-    strictly.
-    """
+    """Build `kind(config)`, allocated once, and fill it from a safetensors file, strictly."""
     with torch.device("meta"):
         module = kind(config)
     try:

@@ -1,5 +1,4 @@
-"""The emoji dataset: 7,601 real drawings of 1,648 concepts in five styles, 64×64, with labels and
-tags.
+"""The emoji dataset: 7,601 drawings of 1,648 concepts in five styles, 64×64, with labels.
 
 The pictures come from `data/emoji/emoji64.parquet` (a copy of it lies inside an installed package);
 the data card beside it says how it was made and under which licences. The split is a rule, not a
@@ -67,9 +66,7 @@ class EmojiRecord:
         return f"{self.label}, {STYLE_NAMES[self.style]}"
 
     def draw_caption(self, generator: torch.Generator) -> str:
-        """One of several true captions, at random: half the time the plain one, else another word
-        order or tags.
-        """
+        """A true caption at random: half the time the plain one, else other words or with tags."""
         style = STYLE_NAMES[self.style]
         kind = float(torch.rand((), generator=generator))
         if kind < 0.5:

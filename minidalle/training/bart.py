@@ -48,7 +48,7 @@ class BartTrainConfig:
     vqgan: str = ""  # folder of the trained first stage
     init: str = ""  # folder of a Bart to go on from; empty = start from random weights
     bart: BartConfig = field(default_factory=BartConfig.emoji)
-    lr: float = 3e-3  # at the peak, for the blocks' matrices (Muon) and for all else (AdamW)
+    lr: float = 2.5e-3  # at the peak, for the blocks' matrices (Muon) and for all else (AdamW)
     weight_decay: float = 0.01
     blank_caption_share: float = 0.1  # of captions that are left empty
     swap_at_most: float = 1.0  # a picture's share of swapped input tokens is drawn from 0 to this
@@ -56,13 +56,10 @@ class BartTrainConfig:
         default_factory=lambda: SamplingConfig(temperature=0.7, condition_scale=3.0)
     )
 
-    @staticmethod
-    def emoji() -> tuple[BartTrainConfig, LoopConfig]:
-        """The embedded model's second stage."""
-        loop = LoopConfig(
-            steps=2000, batch_size=128, warmup_steps=100, evaluate_every=250, save_every=100
-        )
-        return BartTrainConfig(), loop
+    @classmethod
+    def presets(cls) -> dict[str, tuple[BartTrainConfig, LoopConfig]]:
+        """By name: "emoji" is the embedded model's second stage."""
+        return {"emoji": (cls(), LoopConfig(steps=1100, batch_size=128, evaluate_every=200))}
 
 
 class BartTask:

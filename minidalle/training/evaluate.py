@@ -46,8 +46,7 @@ def evaluate_vqgan(vqgan: VQGAN, images: Tensor, batch_size: int = 64) -> dict[s
 def evaluate_bart(
     bart: Bart, tokenizer: ByteLevelBPE, captions: list[str], image_ids: Tensor
 ) -> dict[str, float]:
-    """Loss on image tokens (count, N), in nats per token, with the right, an empty and a wrong
-    caption.
+    """Nats per image token (count, N) with the right, an empty and a wrong caption.
 
     A model that reads the caption has a much lower loss with the right one; a uniform guess would
     have ln K. The wrong caption of each picture is the next picture's.

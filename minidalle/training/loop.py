@@ -48,7 +48,7 @@ class LoopConfig:
     seed: int = 0  # of everything random in the run
     log_every: int = 20  # steps between lines in metrics.jsonl
     evaluate_every: int = 500  # steps between evaluations on the validation split, with samples
-    save_every: int = 200  # steps between checkpoints
+    save_every: int = 100  # steps between checkpoints
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "evaluate_every", "save_every"):

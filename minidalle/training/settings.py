@@ -10,8 +10,7 @@ from typing import Any
 
 
 def with_settings(configs: tuple[Any, ...], settings: Iterable[str]) -> tuple[Any, ...]:
-    """The config dataclasses with `name=value` settings applied, wherever a field has that name,
-    nested ones too.
+    """The config dataclasses with `name=value` settings applied, to nested fields too.
 
     Raises ValueError for a setting that is no `name=value`, a name that no field has (the nearest
     is named), or a value of another kind than the field's.
@@ -40,9 +39,7 @@ def field_names(config: Any) -> list[str]:
 
 
 def with_field(config: Any, name: str, text: str) -> Any:
-    """The dataclass with field `name`, where it or a nested dataclass has one, set to what `text`
-    says.
-    """
+    """The dataclass with `name`, a field of it or nested in it, set to what `text` says."""
     changes = {}
     for field in fields(config):
         value = getattr(config, field.name)

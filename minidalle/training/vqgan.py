@@ -43,13 +43,25 @@ class VQGANTrainConfig:
     max_shift: int = 3  # pictures are moved by up to so many pixels, and half of them mirrored,
     jitter_until: float = 0.7  # up to this share of the run; then they stay as they are
 
-    @staticmethod
-    def emoji() -> tuple[VQGANTrainConfig, LoopConfig]:
-        """The embedded model's first stage."""
-        loop = LoopConfig(
-            steps=2300, batch_size=64, warmup_steps=100, evaluate_every=200, save_every=100
+    @classmethod
+    def presets(cls) -> dict[str, tuple[VQGANTrainConfig, LoopConfig]]:
+        """By name: "emoji" is the embedded model's first stage, "emoji-finish" goes on from it.
+
+        The finish takes the pictures as they are and cares more for squared differences; it needs
+        `init`.
+        """
+        finish = cls(
+            lr=5e-4,
+            l1_weight=0.5,
+            l2_weight=8.0,
+            jitter_until=0.0,
+            ema_decay=0.995,
+            revive_below=0.1,
         )
-        return VQGANTrainConfig(), loop
+        return {
+            "emoji": (cls(), LoopConfig(steps=2300, batch_size=64, evaluate_every=200)),
+            "emoji-finish": (finish, LoopConfig(steps=2900, batch_size=32, evaluate_every=400)),
+        }
 
 
 class CodebookEMA:
@@ -176,9 +188,7 @@ class VQGANTask:
 
 
 def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Each picture of (B, 3, S, S) moved by up to `max_shift` pixels, its edge repeated, and half
-    of them mirrored.
-    """
+    """Pictures (B, 3, S, S), each moved by up to `max_shift` pixels, half of them mirrored."""
     b, _, s, _ = images.shape
     padded = F.pad(images, [max_shift] * 4, mode="replicate")
     offsets = torch.randint(2 * max_shift + 1, (b, 2), generator=generator).tolist()

@@ -149,6 +149,22 @@ def test_bart_learns_and_writes_the_whole_model(vqgan_folder, tmp_path):
     assert load_bart(tmp_path / "run").config == task.config.bart
 
 
+def test_going_on_from_trained_parts(vqgan_folder, tmp_path):
+    """`init` starts with the weights, codebook and tokenizer of a finished run."""
+    first = bart_task(vqgan_folder)
+    train(first, LOOP, tmp_path / "first")
+    again = bart_task(vqgan_folder, init=str(tmp_path / "first"))
+    assert again.tokenizer.vocab == first.tokenizer.vocab
+    for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)  # stored in half precision
+
+    old = load_vqgan(vqgan_folder)
+    task = vqgan_task(init=str(vqgan_folder))
+    task.start_codebook(task.train_data.images[:4] / 255)
+    assert torch.equal(task.codebook, old.quantize.embedding.weight)
+    assert torch.equal(task.model.encoder.conv_in.weight, old.encoder.conv_in.weight)
+
+
 def test_bart_and_vqgan_must_fit(vqgan_folder):
     with pytest.raises(ValueError, match="not a pair"):
         BartTask(BartTrainConfig(vqgan=str(vqgan_folder), bart=BartConfig.tiny()), LOOP)
@@ -231,7 +247,8 @@ def test_psnr():
 
 def test_settings_by_name():
     task, loop = with_settings(
-        VQGANTrainConfig.emoji(), ["steps=5", "lr=1", "ch_mult=(1, 1, 2)", "precision=no"]
+        VQGANTrainConfig.presets()["emoji"],
+        ["steps=5", "lr=1", "ch_mult=(1, 1, 2)", "precision=no"],
     )
     assert (loop.steps, task.lr, task.vqgan.ch_mult, loop.precision) == (5, 1.0, (1, 1, 2), "no")
     for setting, message in [
@@ -242,7 +259,7 @@ def test_settings_by_name():
         ("n_embed=1", "n_embed"),
     ]:
         with pytest.raises(ValueError, match=message):
-            with_settings(VQGANTrainConfig.emoji(), [setting])
+            with_settings(VQGANTrainConfig.presets()["emoji"], [setting])
 
 
 class LinearTask:

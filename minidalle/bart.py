@@ -203,6 +203,7 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, cache: LayerCache, causal_mask: Tensor | None, text_mask: Tensor
     ) -> Tensor:
+        """n new image positions, (B, n, D) -> (B, n, D); masks are True on what may be seen."""
         y = self.pre_self_attn_layer_norm(x)  #                                (B, n, D)
         keys, values = cache.extend(*self.self_attn.keys_and_values(y))  #     (B, H, past+n, D/H)
         y = self.self_attn(y, keys, values, causal_mask)  #                           (B, n, D)
@@ -298,6 +299,7 @@ class BartDecoder(Embedding):
         self.final_ln = LayerNorm(width, scale=False)
 
     def forward(self, image_ids: Tensor, text_mask: Tensor, cache: Cache) -> Tensor:
+        """n new inputs, (B, n) -> (B, n, D), after what the cache holds; text_mask is (B, T)."""
         past, n = cache.length, image_ids.shape[1]
         visible = text_mask[:, None, None, :].bool()  #              (B, 1, 1, T)
         causal = None  # a single new token may see everything before it

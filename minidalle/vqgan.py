@@ -196,6 +196,7 @@ class Level(nn.Module):
         self.upsample: nn.Module | None = None  # the Decoder's, on all levels but the full-size one
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, h, w) -> (B, c_out, h, w), or half or twice that side where it resamples."""
         for j, block in enumerate(self.block):
             x = block(x)
             if self.attn:

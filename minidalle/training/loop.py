@@ -8,9 +8,9 @@ Everything random in step t comes from a generator seeded by (seed, t): which sa
 augmented, dropout. So a resumed run needs nothing but the step's number to go on exactly as if it
 had never stopped.
 
-A run folder holds `config.json` (the task's), `metrics.jsonl` (one line per log), `samples/`,
-`checkpoint.pt` (the whole state, for resuming), and at the end the trained parts in minidalle's
-native layout.
+A run folder holds `run.json` (the settings it was started with), `metrics.jsonl` (one line per
+log), `samples/`, `checkpoint.pt` (the whole state, for resuming), and at the end the trained parts
+in minidalle's native layout: `config.json` and the weights.
 """
 
 from __future__ import annotations
@@ -62,16 +62,14 @@ class Task(Protocol):
     """What a part of the model brings to the loop."""
 
     model: nn.Module
-    config: Any  # a dataclass, written into the run folder
+    config: Any  # a dataclass, written into run.json
 
     def __len__(self) -> int: ...  # samples in an epoch
     def optimizers(self) -> list[torch.optim.Optimizer]: ...
     def batch(self, step: int, indices: Tensor, generator: torch.Generator) -> dict[str, Any]: ...
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
     def after_step(self, step: int, accelerator: Accelerator) -> None: ...
-    def evaluate(
-        self, samples: Path
-    ) -> dict[str, float]: ...  # on the validation split; writes pictures
+    def evaluate(self, samples: Path) -> dict[str, float]: ...  # held out; pictures to `samples`
     def export(self, folder: Path) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...  # what must be kept beside model and optimizers
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

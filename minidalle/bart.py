@@ -42,17 +42,12 @@ class BartConfig:
     normalize_text: bool = True  # whether captions passed the TextNormalizer in training
 
     def __post_init__(self) -> None:
-        for name in (
-            "d_model",
-            "encoder_layers",
-            "decoder_layers",
-            "encoder_ffn_dim",
-            "decoder_ffn_dim",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"BartConfig.{name} is {getattr(self, name)}; it must be at least 1"
-                )
+        sizes = {name: value for name, value in vars(self).items() if type(value) is int}
+        for name, value in sizes.items():
+            # The upper bounds only keep a damaged config from building for hours.
+            most = 1024 if name.endswith("_layers") else 2**20
+            if not 1 <= value <= most:
+                raise ValueError(f"BartConfig.{name} is {value}; it must be from 1 to {most}")
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             heads = getattr(self, name)
             if heads < 1 or self.d_model % heads:

@@ -10,34 +10,43 @@ through them.
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+import minidalle
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import (
-    existing_folder,
+    PUBLISHED_SAMPLING,
+    find_vqgans,
+    hashtag_words,
     load_bart,
+    load_sampling,
     load_tokenizer,
     load_vqgan,
+    locate,
     native,
     to_dtype,
 )
 from minidalle.normalizer import TextNormalizer
+from minidalle.pictures import grey_after, image_grid, square, to_pil, write_picture
 from minidalle.sampling import SamplingConfig, stream_tokens
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN, VQGANConfig
 
+log = logging.getLogger(__name__)
+
 EMBEDDED = Path(__file__).parent / "pretrained" / "emoji"
-PUBLISHED_SAMPLING = SamplingConfig(temperature=1.0, top_k=50, top_p=1.0, condition_scale=10.0)
-MAX_SEED = 2**63 - 1
-GREY = (127, 127, 127)  # of places that are not drawn yet
+# The one in DALL·E mini's inference notebook.
+PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384@e93a26e7707683d349bf5d5c41c5b0ef69b677a9"
+MAX_SEED, MAX_N = 2**63 - 1, 10_000
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,34 @@ class Result:
     tokens: Tensor  # (n, N) image tokens; while streaming, (n, step)
     seeds: list[int]  # one per picture
     sampling: SamplingConfig  # how they were drawn
-    step: int  # image tokens drawn so far, of N
+    step: int  # image tokens drawn so far
+    length: int  # N, image tokens of a finished picture
+    model: str  # name of the model
+    dtype: str  # that it computed in
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """All pictures as one, row by row; as square as can be unless `columns` is given."""
         return image_grid(self.images, columns)
+
+    def save(self, path: str | Path) -> None:
+        """Write the grid as .png, .jpg or .webp, whole or not at all; a PNG carries `metadata`.
+
+        Raises ValueError for another suffix, OSError where it cannot be written.
+        """
+        write_picture(self.grid(), path, self.metadata())
+
+    def metadata(self, picture: int | None = None) -> dict[str, Any]:
+        """What is needed to draw all the pictures again, or one of them; JSON can hold it."""
+        partial = {"step": self.step} if self.step < self.length else {}
+        return {
+            "prompt": self.prompt,
+            "seeds": list(self.seeds) if picture is None else [self.seeds[picture]],
+            "model": self.model,
+            "dtype": self.dtype,
+            "sampling": asdict(self.sampling),
+            **partial,
+            "version": minidalle.__version__,
+        }
 
 
 class MiniDalle:
@@ -66,10 +98,14 @@ class MiniDalle:
         vqgan: VQGAN,
         tokenizer: ByteLevelBPE,
         sampling: SamplingConfig = PUBLISHED_SAMPLING,
+        word_list: str | Path | None = None,
+        name: str = "unnamed",
     ):
         check_fit(bart.config, vqgan.config)
+        self.name = name
         self.bart, self.vqgan, self.tokenizer, self.sampling = bart, vqgan, tokenizer, sampling
-        self.normalizer = TextNormalizer() if bart.config.normalize_text else None
+        self.normalizer = TextNormalizer(word_list) if bart.config.normalize_text else None
+        self.word_list = word_list
 
     @classmethod
     def from_pretrained(
@@ -77,28 +113,44 @@ class MiniDalle:
         path: str | Path | None = None,
         *,
         vqgan: str | Path | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
         device: str = "cpu",
         dtype: str | torch.dtype = "float32",
     ) -> MiniDalle:
-        """Load a model: the embedded one, or a folder in any known layout.
+        """Load a model: the embedded one, a folder in any known layout, or one from the hub.
 
-        path: a folder; None for the embedded emoji model.
-        vqgan: folder of the VQGAN, for one that holds only a Bart, as DALL·E mini is published.
+        path: a folder; a hub id such as "dalle-mini/dalle-mini", fetched once and checked against
+            the hub's checksums; None for the embedded emoji model.
+        vqgan: folder, file or hub id ("owner/name@revision") of the VQGAN, for a path that holds
+            only a Bart; unless given, the one that DALL·E mini was published with.
+        revision: branch, tag or commit of the hub id `path`; None for its main branch.
+        variant: "mini" or "mega", where a folder in min-dalle's layout holds both.
         device, dtype: where and in what precision to compute.
-        Raises FileNotFoundError and ValueError with what was looked for.
+        Raises FileNotFoundError, ValueError, OSError with what was looked for and what was found.
         """
-        folder = existing_folder(EMBEDDED if path is None else path)
         dtype = to_dtype(dtype)
-        ours = native.is_native(folder)
-        if vqgan is None and not ours:
-            raise ValueError(
-                f"{folder} holds a Bart without its VQGAN; say where that is, by vqgan="
-            )
+        source = locate(EMBEDDED if path is None else path, revision=revision, variant=variant)
+        bart = load_bart(source, variant=variant, device=device, dtype=dtype)
+        beside = find_vqgans(source)  # the VQGANs that lie beside the Bart
+        if vqgan is None and not beside:
+            check_fit(bart.config, VQGANConfig.f16_16384())
+            vqgan = PUBLISHED_VQGAN
+        tokenizer = load_tokenizer(source, variant=variant)
+        check_tokenizer(bart.config, tokenizer)
         return cls(
-            bart=load_bart(folder, device=device, dtype=dtype),
-            vqgan=load_vqgan(folder if vqgan is None else vqgan, device=device, dtype=dtype),
-            tokenizer=load_tokenizer(folder),
-            sampling=native.load_sampling(folder) if ours else PUBLISHED_SAMPLING,
+            bart=bart,
+            vqgan=load_vqgan(
+                source if vqgan is None else locate(vqgan),
+                variant=variant if vqgan is None and len(beside) > 1 else None,
+                image_length=bart.config.image_length,
+                device=device,
+                dtype=dtype,
+            ),
+            tokenizer=tokenizer,
+            sampling=load_sampling(source),
+            word_list=hashtag_words(source),
+            name="emoji (embedded)" if path is None else str(path),
         )
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype = "float32") -> None:
@@ -109,6 +161,7 @@ class MiniDalle:
             vqgan=self.vqgan,
             tokenizer=self.tokenizer,
             sampling=self.sampling,
+            word_list=self.word_list,
             dtype=to_dtype(dtype),
         )
 
@@ -132,7 +185,7 @@ class MiniDalle:
         """Draw n pictures of a prompt, or of each of several.
 
         prompt: a text, which may be empty, or a list of texts; a list gives a list of results.
-        n: pictures per prompt, at least 1.
+        n: pictures per prompt, from 1 to 10,000.
         seed: of the first picture, at least 0; the others have seed+1, ….
         temperature, top_k, top_p, condition_scale: as in SamplingConfig; None takes the
             checkpoint's own default.
@@ -249,10 +302,7 @@ class MiniDalle:
                 raise TypeError(f"a prompt is {type(text).__name__}; it must be a str")
         if not prompts:
             raise ValueError("there is no prompt; the empty prompt is ''")
-        if n < 1:
-            raise ValueError(f"n is {n}; it must be at least 1")
-        if not 0 <= seed <= MAX_SEED - n:
-            raise ValueError(f"seed is {seed}; it must be from 0 to 2**63 - 1 - n")
+        seeds = seeds_of(seed, n)
         ids, mask = self.text_tokens(prompts)
         uncond_ids, uncond_mask = self.blank_tokens()
         return stream_tokens(
@@ -260,7 +310,7 @@ class MiniDalle:
             ids.repeat_interleave(n, dim=0),
             mask.repeat_interleave(n, dim=0),
             sampling,
-            seeds=[seed + i for _ in prompts for i in range(n)],
+            seeds=seeds * len(prompts),
             uncond_ids=uncond_ids,
             uncond_mask=uncond_mask,
             prefix=None if prefix is None else prefix.expand(len(prompts) * n, -1),
@@ -273,22 +323,26 @@ class MiniDalle:
         length, step = self.bart.config.image_length, tokens.shape[1]
         filled = torch.cat([tokens, tokens.new_zeros(len(tokens), length - step)], dim=1)
         images = [grey_after(to_pil(image), step, length) for image in self.vqgan.decode(filled)]
-        tokens, seeds = tokens.cpu().clone(), list(range(seed, seed + n))
-        rows = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
+        tokens = tokens.cpu().clone()
+        dtype = str(self.bart.lm_head.weight.dtype).removeprefix("torch.")
         return [
-            Result(text, images[part], tokens[part], list(seeds), sampling, step)
-            for text, part in zip(prompts, rows, strict=True)
+            Result(
+                prompt=text,
+                images=images[i * n : (i + 1) * n],
+                tokens=tokens[i * n : (i + 1) * n],
+                seeds=seeds_of(seed, n),
+                sampling=sampling,
+                step=step,
+                length=length,
+                model=self.name,
+                dtype=dtype,
+            )
+            for i, text in enumerate(prompts)
         ]
 
     def to_tensor(self, picture: Image.Image) -> Tensor:
         """A picture as (3, S, S) in [0, 1]: upright, on white, its middle square resized."""
-        side = self.vqgan.config.resolution
-        picture = ImageOps.exif_transpose(picture)
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1) / 255
+        return to_tensor(square(picture, self.vqgan.config.resolution))
 
 
 def check_fit(bart: BartConfig, vqgan: VQGANConfig) -> None:
@@ -296,34 +350,33 @@ def check_fit(bart: BartConfig, vqgan: VQGANConfig) -> None:
     if (bart.codebook_size, bart.image_length) != (vqgan.n_embed, vqgan.image_length):
         raise ValueError(
             f"Bart writes {bart.image_length} image tokens below {bart.codebook_size}, "
-            f"the VQGAN reads {vqgan.image_length} below {vqgan.n_embed}: not a pair"
+            f"the VQGAN reads {vqgan.image_length} below {vqgan.n_embed}: not a pair; "
+            f"say where Bart's own VQGAN is, by vqgan="
         )
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """(3, S, S) to a picture: clipped to [0, 1], times 255, truncated, as DALL·E mini does."""
-    array = (image.float().clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array)
+def check_tokenizer(bart: BartConfig, tokenizer: ByteLevelBPE) -> None:
+    """Raise ValueError for a vocabulary that is too large, warn where it is much too small.
+
+    DALL·E mini's has one token more than the embedding has rows, mega's a few less.
+    """
+    rows, tokens = bart.encoder_vocab_size, tokenizer.vocab_size
+    what = f"the tokenizer has {tokens} tokens, Bart's text embedding {rows} rows"
+    if tokens > rows + 1:
+        raise ValueError(f"{what}: the tokenizer is not this Bart's")
+    if tokens < rows - 128:
+        log.warning("%s: is it this Bart's?", what)
 
 
-def image_grid(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Pictures of one size, row by row; as square as can be unless `columns` is given."""
-    if not pictures:
-        raise ValueError("a grid needs at least one picture")
-    columns = columns or math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    width, height = pictures[0].size
-    grid = Image.new("RGB", (columns * width, rows * height), "white")
-    for i, picture in enumerate(pictures):
-        grid.paste(picture, (i % columns * width, i // columns * height))
-    return grid
+def seeds_of(seed: int, n: int) -> list[int]:
+    """The seeds of n pictures, seed, seed+1, …; ValueError where n or one of them is impossible."""
+    if not 1 <= n <= MAX_N:
+        raise ValueError(f"n is {n}; it must be at least 1, and at most {MAX_N}")
+    if not 0 <= seed <= MAX_SEED - n:
+        raise ValueError(f"seed is {seed}; it must be from 0 to 2**63 - 1 - n")
+    return list(range(seed, seed + n))
 
 
-def grey_after(picture: Image.Image, step: int, length: int) -> Image.Image:
-    """The picture with the places of all but the first `step` of `length` image tokens in grey."""
-    side = math.isqrt(length)
-    width, height = picture.size[0] // side, picture.size[1] // side
-    for token in range(step, length):
-        x, y = token % side * width, token // side * height
-        picture.paste(GREY, (x, y, x + width, y + height))
-    return picture
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as (3, S, S) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255

@@ -215,17 +215,20 @@ class ByteLevelBPE:
         return self._cache[word]
 
     @classmethod
-    def load(cls, path: str | Path) -> ByteLevelBPE:
+    def load(cls, path: str | Path, merges: str | Path | None = None) -> ByteLevelBPE:
         """Reads a `tokenizer.json`, a folder with one, or a folder with `vocab.json`, `merges.txt`.
+
+        Where these two have other names, `path` is the vocabulary's and `merges` the merges'.
 
         Raises:
             FileNotFoundError: none of these is there.
             ValueError: a file is damaged, or asks for what this class does not do (a normalizer,
                 a space put before the text, …). Nothing is guessed; the message names the field.
         """
-        vocab, merges, mask_strips_left = read_tokenizer(Path(path))
+        merges = None if merges is None else Path(merges)
+        vocab, rules, mask_strips_left = read_tokenizer(Path(path), merges)
         try:
-            return cls(vocab, merges, mask_strips_left)
+            return cls(vocab, rules, mask_strips_left)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

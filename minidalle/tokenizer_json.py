@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+MAX_FILE = 2**24  # bytes; DALL·E mini's tokenizer.json has two million
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 … 4, as published
 
 # A tokenizer.json as DALL·E mini was published with, less its special tokens, vocab and merges.
@@ -33,20 +34,21 @@ LAYOUT = json.loads("""{
 NO_EFFECT = ("trim_offsets", "unk_token", "fuse_unk")  # fields that change no id here
 
 
-def read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
+def read_tokenizer(
+    path: Path, merges: Path | None = None
+) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
     """Vocabulary, merges and `mask_strips_left`; errors as said at `ByteLevelBPE.load`."""
-    file = path / "tokenizer.json" if path.is_dir() else path
-    vocab_file, merges_file = path / "vocab.json", path / "merges.txt"
+    document = path / "tokenizer.json" if path.is_dir() else path
+    vocab, merges = (path / "vocab.json", path / "merges.txt") if merges is None else (path, merges)
     try:
-        if file.is_file():
-            return parse_document(json.loads(file.read_text(encoding="utf-8")))
-        if vocab_file.is_file() and merges_file.is_file():
-            vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
-            expect_kind("vocab.json", vocab, dict)
-            lines = merges_file.read_text(encoding="utf-8").split("\n")
-            merges = [line for line in lines if line and not line.startswith("#version")]
-            return vocab, split_merges(merges), True
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if document != vocab and document.is_file():
+            return parse_document(json.loads(read_text(document)))
+        if vocab.is_file() and merges.is_file():
+            expect_kind(vocab.name, ids := json.loads(read_text(vocab)), dict)
+            lines = read_text(merges).split("\n")
+            rules = [line for line in lines if line and not line.startswith("#version")]
+            return ids, split_merges(rules), True
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged, expected JSON in UTF-8: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -54,6 +56,13 @@ def read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], b
         f"{path}: found no tokenizer, expected the path of a tokenizer.json, or a folder that "
         "holds tokenizer.json, or one that holds vocab.json and merges.txt"
     )
+
+
+def read_text(path: Path) -> str:
+    """A file's text, unless it is much larger than any tokenizer's file."""
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, expected a few million")
+    return path.read_text(encoding="utf-8")
 
 
 def write_tokenizer(

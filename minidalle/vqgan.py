@@ -26,7 +26,7 @@ from torch import Tensor, nn
 class VQGANConfig:
     """The shape of a VQGAN.
 
-    Field names are those of the published configs; `patch` is our one addition.
+    Field names are those of the published configs; `patch` and `encoder` are our additions.
     """
 
     ch: int = 128  # channels at the first level
@@ -40,13 +40,17 @@ class VQGANConfig:
     embed_dim: int = 256  # d: length of a code
     n_embed: int = 16384  # K: number of codes
     patch: int = 1  # the network sees patch×patch pixels as one; 1 = as published
+    encoder: bool = True  # False: only the half that draws, as min-dalle publishes it
 
     def __post_init__(self) -> None:
-        for name in ("ch", "num_res_blocks", "resolution", "z_channels", "embed_dim", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"VQGANConfig.{name} is {getattr(self, name)}; it must be at least 1"
-                )
+        sizes = {name: value for name, value in vars(self).items() if type(value) is int}
+        for name, value in sizes.items():
+            # The upper bounds only keep a damaged config from building for hours.
+            most = 64 if name == "num_res_blocks" else 2**20
+            if not 1 <= value <= most:
+                raise ValueError(f"VQGANConfig.{name} is {value}; it must be from 1 to {most}")
+        if len(self.ch_mult) > 16:
+            raise ValueError(f"VQGANConfig.ch_mult has {len(self.ch_mult)} levels; 16 are most")
         if self.n_embed < 2:
             raise ValueError(
                 f"VQGANConfig.n_embed is {self.n_embed}; a codebook needs at least 2 codes"
@@ -314,14 +318,19 @@ class VQGAN(nn.Module):
     def __init__(self, config: VQGANConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.quant_conv = conv1x1(config.z_channels, config.embed_dim)
+        self.encoder = Encoder(config) if config.encoder else None
+        self.quant_conv = conv1x1(config.z_channels, config.embed_dim) if config.encoder else None
         self.quantize = VectorQuantizer(config.n_embed, config.embed_dim)
         self.post_quant_conv = conv1x1(config.embed_dim, config.z_channels)
         self.decoder = Decoder(config)
 
     def encode_latents(self, images: Tensor) -> Tensor:
         """Pictures to latents, not quantized: (B, 3, S, S) in [0, 1] -> (B, N, d), row-major."""
+        if self.encoder is None or self.quant_conv is None:
+            raise ValueError(
+                "this VQGAN has no encoder (min-dalle publishes only the half that draws): "
+                "it turns image tokens into pictures, not pictures into image tokens"
+            )
         multiple = self.config.factor
         if images.ndim != 4 or images.shape[1] != self.config.in_channels:
             raise ValueError(

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints.msgpack import Leaf, read_index
-from minidalle.checkpoints.native import fill, read_json
+from minidalle.checkpoints.parts import Part, config_from, read_json, refuse_other_flags
 from minidalle.vqgan import VQGAN, VQGANConfig
 
+LAYOUT = "flax"
 WEIGHTS = "flax_model.msgpack"
 
 # Flags of published configs that change the network, with the one value that is implemented.
@@ -42,6 +41,8 @@ BART_FLAGS = {
     "use_deepnet_scaling": False,
     "use_head_scale": False,
     "use_swin_position_embeddings": False,
+    "sinkhorn_iters": 1,
+    "is_encoder_decoder": True,
 }
 VQGAN_FLAGS = {"double_z": False, "give_pre_end": False, "resamp_with_conv": True, "dropout": 0.0}
 
@@ -64,81 +65,47 @@ STACKED = re.compile(r"FlaxBart(En|De)coderLayers$")
 SINGLE = re.compile(r"FlaxBart(En|De)coderLayer_(\d+)$")
 
 
-def is_bart(folder: Path) -> bool:
-    """Whether the folder holds a DALL·E mini Bart."""
-    return (
-        _has_weights(folder) and read_json(folder / "config.json").get("model_type") == "dallebart"
-    )
+def find(path: Path, kind: type[Bart] | type[VQGAN]) -> list[Part]:
+    """The Bart or the VQGAN in a folder, or that a weights file in it belongs to."""
+    folder = path if path.is_dir() else path.parent
+    weights, config = folder / WEIGHTS, folder / "config.json"
+    if not (weights.is_file() and config.is_file()):
+        return []
+    values = read_json(config)
+    if kind is Bart and values.get("model_type") == "dallebart":
+        read = partial(read_bart, weights)
+        return [Part(Bart, LAYOUT, (weights,), partial(bart_config, config), read)]
+    if kind is VQGAN and "n_embed" in values:
+        read = partial(read_vqgan, weights)
+        return [Part(VQGAN, LAYOUT, (weights,), partial(vqgan_config, config), read)]
+    return []
 
 
-def is_vqgan(folder: Path) -> bool:
-    """Whether the folder holds a VQGAN in vqgan-jax's layout."""
-    return _has_weights(folder) and "n_embed" in read_json(folder / "config.json")
-
-
-def _has_weights(folder: Path) -> bool:
-    return (folder / WEIGHTS).is_file() and (folder / "config.json").is_file()
-
-
-def load_bart(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Bart:
-    """The folder's Bart, in eval mode."""
-    with torch.device("meta"):
-        bart = Bart(bart_config(folder))
-    tensors = {
-        name: tensor.to(device, dtype).contiguous()
-        for leaf in read_index(folder / WEIGHTS).values()
-        for name, tensor in bart_tensors(leaf)
-    }
-    fill(bart, tensors, source=str(folder / WEIGHTS))
-    return bart
-
-
-def load_vqgan(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VQGAN:
-    """The folder's VQGAN, in eval mode."""
-    with torch.device("meta"):
-        vqgan = VQGAN(vqgan_config(folder))
-    tensors = {
-        vqgan_name(leaf.path): to_torch_axes(leaf.read(), leaf.path[-1])
-        .to(device, dtype)
-        .contiguous()
-        for leaf in read_index(folder / WEIGHTS).values()
-    }
-    fill(vqgan, tensors, source=str(folder / WEIGHTS))
-    return vqgan
-
-
-def bart_config(folder: Path) -> BartConfig:
+def bart_config(path: Path) -> BartConfig:
     """The published config as ours; a flag that would change the network is refused by name."""
-    path = folder / "config.json"
     values = read_json(path)
     refuse_other_flags(path, values, BART_FLAGS)
     values["codebook_size"] = values.get("decoder_start_token_id")
-    return _known_fields(path, values, BartConfig)
+    return config_from(path, values, BartConfig)
 
 
-def vqgan_config(folder: Path) -> VQGANConfig:
+def vqgan_config(path: Path) -> VQGANConfig:
     """The published config as ours; a flag that would change the network is refused by name."""
-    path = folder / "config.json"
     values = read_json(path)
     refuse_other_flags(path, values, VQGAN_FLAGS)
-    return _known_fields(path, values, VQGANConfig, optional={"patch"})
+    return config_from(path, values, VQGANConfig, optional=("patch", "encoder"))
 
 
-def refuse_other_flags(path: Path, values: dict[str, Any], implemented: dict[str, Any]) -> None:
-    """Raise ValueError for a flag whose value is not the implemented one."""
-    for name, value in implemented.items():
-        if values.get(name, value) != value:
-            raise ValueError(f"{path}: {name} is {values[name]!r}; only {value!r} is implemented")
+def read_bart(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """A Bart's parameters under our names, one layer in memory at a time."""
+    for leaf in read_index(path).values():
+        yield from bart_tensors(leaf)
 
 
-def _known_fields(
-    path: Path, values: dict[str, Any], kind: type, optional: set[str] = frozenset()
-) -> Any:
-    names = {field.name for field in fields(kind)} - optional
-    missing = sorted(names - set(values))
-    if missing:
-        raise ValueError(f"{path}: the fields {missing} are missing")
-    return kind(**{name: tuple(v) if isinstance(v := values[name], list) else v for name in names})
+def read_vqgan(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """A VQGAN's parameters under our names."""
+    for leaf in read_index(path).values():
+        yield vqgan_name(leaf.path), to_torch_axes(leaf.read(), leaf.path[-1])
 
 
 def bart_tensors(leaf: Leaf) -> Iterator[tuple[str, Tensor]]:
@@ -148,6 +115,8 @@ def bart_tensors(leaf: Leaf) -> Iterator[tuple[str, Tensor]]:
     if layers is None:
         yield bart_name(leaf.path), to_torch_axes(leaf.read(), last)
         return
+    if not leaf.shape:
+        raise ValueError(f"{leaf.file}: {'/'.join(leaf.path)} has no axis of layers")
     for i in range(leaf.shape[0]):
         path = (
             *leaf.path[:layers],
@@ -177,6 +146,6 @@ def vqgan_name(path: tuple[str, ...]) -> str:
 
 def to_torch_axes(tensor: Tensor, leaf: str) -> Tensor:
     """Kernels in torch's order: (in, out) -> (out, in), (h, w, in, out) -> (out, in, h, w)."""
-    if leaf != "kernel":
+    if leaf != "kernel" or tensor.ndim < 2:
         return tensor
     return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.transpose(-1, -2)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MAX_DEPTH, MAX_TEXT, MAX_LEAVES = 32, 256, 100_000
+MAX_DEPTH, MAX_TEXT, MAX_ENTRIES, MAX_AXES = 32, 256, 100_000, 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Walker:
         self.file, self.path = file, path
         self.size = os.fstat(file.fileno()).st_size
         self.leaves: dict[tuple[str, ...], Leaf] = {}
+        self.entries = 0  # of all maps
 
     def error(self, what: str) -> ValueError:
         """What is wrong, with the file and the place in it."""
@@ -106,15 +107,21 @@ class Walker:
         if length > MAX_TEXT:
             raise self.error(f"a key of {length} bytes")
         try:
-            return self.read(length).decode()
+            text = self.read(length).decode()
         except UnicodeDecodeError:
             raise self.error("a key that is not UTF-8") from None
+        if not text.isprintable():
+            raise self.error("a key that cannot be printed")
+        return text
 
     def walk(self, path: tuple[str, ...], entries: int) -> None:
         """Note all leaves of a map of `entries` entries whose header was read."""
         if len(path) > MAX_DEPTH:
             raise self.error(f"maps nested more than {MAX_DEPTH} deep")
         for _ in range(entries):
+            self.entries += 1
+            if self.entries > MAX_ENTRIES:
+                raise self.error(f"more than {MAX_ENTRIES} entries")
             here = (*path, self.text())
             if here in self.leaves:
                 raise self.error(f"{'/'.join(here)} occurs twice")
@@ -126,8 +133,6 @@ class Walker:
             else:
                 self.file.seek(-1, os.SEEK_CUR)
                 self.walk(here, self.map_length())
-            if len(self.leaves) > MAX_LEAVES:
-                raise self.error(f"more than {MAX_LEAVES} arrays")
 
     def leaf(self, path: tuple[str, ...], length: int) -> Leaf:
         """One extension value of `length` bytes, after its length was read."""
@@ -150,10 +155,11 @@ class Walker:
             at = start + head.tell()
         except (ValueError, msgpack.UnpackException) as error:
             raise self.error(f"{name} is not an array of [shape, dtype, bytes]: {error}") from None
-        if dtype not in DTYPES:
-            raise self.error(f"{name} has dtype {dtype!r}; known are {sorted(DTYPES)}")
-        if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise self.error(f"{name} has shape {shape!r}")
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise self.error(f"{name} has dtype {dtype!r:.80}; known are {sorted(DTYPES)}")
+        sizes = shape if isinstance(shape, list) else [None]
+        if len(sizes) > MAX_AXES or not all(type(n) is int and n > 0 for n in sizes):
+            raise self.error(f"{name} has shape {shape!r:.80}")
         self.file.seek(at)
         kind = self.number(1)
         if kind not in (0xC4, 0xC5, 0xC6):

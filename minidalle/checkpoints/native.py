@@ -4,6 +4,7 @@
     bart.safetensors     the parameters of Bart under their module names
     vqgan.safetensors    the parameters of VQGAN, likewise (these are taming-transformers' names)
     tokenizer.json       byte-level BPE, in the format of the `tokenizers` library
+    enwiki-words-frequency.txt    the normalizer's word list, where the model came with one
 
 A part that a folder does not hold is null in the config. Weights may be stored in half precision;
 they are cast to the dtype asked for on loading. Every key and every shape must fit: nothing is
@@ -14,21 +15,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from minidalle.bart import Bart, BartConfig
+from minidalle.checkpoints.parts import Part, config_from, one_line, read_json, write_atomically
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 FORMAT, VERSION = "minidalle", 1
+STORED = ("F32", "F16", "BF16", "F64")  # safetensors' names of the precisions that are read
+WORD_LIST = "enwiki-words-frequency.txt"  # for hashtags; as it is called beside DALL·E mini
 
 
 def is_native(folder: Path) -> bool:
@@ -44,6 +50,7 @@ def save(
     vqgan: VQGAN | None = None,
     tokenizer: ByteLevelBPE | None = None,
     sampling: SamplingConfig | None = None,
+    word_list: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the given parts.
@@ -57,6 +64,8 @@ def save(
             write_weights(folder / f"{name}.safetensors", part, dtype)
     if tokenizer is not None:
         tokenizer.save(folder)
+    if word_list is not None:
+        write_atomically(folder / WORD_LIST, Path(word_list).read_bytes())
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -83,36 +92,15 @@ def write_weights(path: Path, module: nn.Module, dtype: torch.dtype) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file aside, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ValueError names the file where it holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The checked contents of a native folder's config.json."""
     path = folder / "config.json"
     config = read_json(path)
     if config.get("format") != FORMAT:
-        raise ValueError(f"{path}: format is {config.get('format')!r}, expected {FORMAT!r}")
+        raise ValueError(f"{path}: format is {config.get('format')!r:.80}, expected {FORMAT!r}")
     if config.get("version") != VERSION:
         raise ValueError(
-            f"{path}: version is {config.get('version')!r}; this minidalle reads {VERSION}. "
+            f"{path}: version is {config.get('version')!r:.80}; this minidalle reads {VERSION}. "
             f"Install the minidalle that wrote it, or convert the folder again"
         )
     return config
@@ -120,31 +108,25 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def part_config(folder: Path, name: str, kind: type) -> Any:
     """One part's config dataclass from config.json; unknown fields are refused by name."""
-    values = read_config(folder).get(name)
-    if values is None:
-        raise ValueError(f"{folder / 'config.json'}: this checkpoint has no {name!r}")
+    path, values = folder / "config.json", read_config(folder).get(name)
     known = {field.name for field in fields(kind)}
     if not isinstance(values, dict) or set(values) - known:
         extra = sorted(set(values) - known) if isinstance(values, dict) else values
         raise ValueError(
-            f"{folder / 'config.json'}: {name} has unknown fields {extra}; "
-            f"known are {sorted(known)}"
+            f"{path}: {name} has unknown fields {extra!r:.80}; known are {sorted(known)}"
         )
-    return kind(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
+    return config_from(path, values, kind, optional=known)
 
 
-def load_bart(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Bart:
-    """The folder's Bart, in eval mode."""
-    config = part_config(folder, "bart", BartConfig)
-    return load_weights(folder / "bart.safetensors", Bart, config, device, dtype)
-
-
-def load_vqgan(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VQGAN:
-    """The folder's VQGAN, in eval mode."""
-    config = part_config(folder, "vqgan", VQGANConfig)
-    return load_weights(folder / "vqgan.safetensors", VQGAN, config, device, dtype)
+def find(path: Path, kind: type[Bart] | type[VQGAN]) -> list[Part]:
+    """The Bart or the VQGAN in a folder of ours, or that a weights file in it belongs to."""
+    folder = path if path.is_dir() else path.parent
+    name = "bart" if kind is Bart else "vqgan"
+    if not is_native(folder) or read_config(folder).get(name) is None:
+        return []
+    weights = folder / f"{name}.safetensors"
+    config = partial(part_config, folder, name, BartConfig if kind is Bart else VQGANConfig)
+    return [Part(kind, FORMAT, (weights,), config, partial(read_tensors, weights))]
 
 
 def load_sampling(folder: Path) -> SamplingConfig:
@@ -154,43 +136,18 @@ def load_sampling(folder: Path) -> SamplingConfig:
     return part_config(folder, "sampling", SamplingConfig)
 
 
-def load_weights(path: Path, kind: type, config: Any, device: str, dtype: torch.dtype) -> Any:
-    """Build `kind(config)`, allocated once, and fill it from a safetensors file, strictly."""
-    with torch.device("meta"):
-        module = kind(config)
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The parameters in a safetensors file, mapped into memory."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            names = file.keys()
-            tensors = {name: file.get_tensor(name).to(device, dtype) for name in names}
+            for name in file.keys():  # noqa: SIM118 - the file is no dictionary
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in STORED:
+                    raise ValueError(f"{path}: {name!r:.80} is {dtype}; known are {STORED}")
+                yield name, file.get_tensor(name)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: missing, although {path.parent / 'config.json'} describes it"
         ) from None
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
-    fill(module, tensors, source=str(path))
-    return module
-
-
-def fill(module: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
-    """Give a module built on the meta device its parameters, and put it in eval mode.
-
-    Raises ValueError where a parameter is missing, left over, or of another shape; `source` is
-    named in the message.
-    """
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing or extra:
-        raise ValueError(
-            f"{source}: missing parameters {missing[:5]}, unexpected parameters {extra[:5]}"
-        )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(
-                f"{source}: {name} has shape {tuple(tensors[name].shape)}, "
-                f"the config asks for {shape}"
-            )
-    module.load_state_dict(tensors, assign=True)
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
+        raise ValueError(f"{path}: not a whole safetensors file: {one_line(error)}") from error

@@ -26,7 +26,8 @@ from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
 from minidalle.normalizer import TextNormalizer
-from minidalle.pipeline import MiniDalle, check_fit, image_grid
+from minidalle.pictures import image_grid
+from minidalle.pipeline import MiniDalle, check_fit
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart

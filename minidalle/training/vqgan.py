@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from minidalle.checkpoints import load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
-from minidalle.pipeline import image_grid, to_pil
+from minidalle.pictures import image_grid, to_pil
 from minidalle.training.evaluate import evaluate_vqgan
 from minidalle.training.loop import LoopConfig
 from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
@@ -31,7 +31,7 @@ class VQGANTrainConfig:
     """What the first stage learns, and how."""
 
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
-    init: str = ""  # folder of a VQGAN to go on from; empty = start from random weights
+    init: str = ""  # VQGAN to go on from, with as many codes or fewer; empty = random weights
     lr: float = 8e-4
     l1_weight: float = 1.0  # absolute difference: keeps edges
     l2_weight: float = 2.0  # squared difference: what PSNR measures
@@ -103,12 +103,26 @@ class VQGANTask:
         with torch.random.fork_rng():
             torch.manual_seed(loop.seed)
             self.model = VQGAN(config.vqgan).to(memory_format=torch.channels_last)
-        if config.init:
-            self.model.load_state_dict(load_vqgan(config.init).state_dict())
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
+        self.learned_codes = self.go_on_from(config.init) if config.init else 0
         self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
         self.ema: CodebookEMA | None = None  # from the first batch's latents on
+
+    def go_on_from(self, init: str) -> int:
+        """Take the weights of a trained VQGAN, and its codes as the first ones; return how many."""
+        learned = load_vqgan(init).state_dict()
+        codes = learned["quantize.embedding.weight"]
+        k, d = self.codebook.shape
+        if len(codes) > k or codes.shape[1] != d:
+            raise ValueError(
+                f"init {init} has {len(codes)} codes of length {codes.shape[1]}; "
+                f"a run of {k} codes of length {d} cannot go on from it"
+            )
+        self.codebook.data[: len(codes)] = codes
+        learned["quantize.embedding.weight"] = self.codebook.data
+        self.model.load_state_dict(learned)
+        return len(codes)
 
     def __len__(self) -> int:
         return len(self.train_data)
@@ -148,12 +162,13 @@ class VQGANTask:
 
     @torch.no_grad()
     def start_codebook(self, images: Tensor) -> None:
-        """Start the codes from encoder outputs, drawn at random, unless they are learned."""
-        if not self.config.init:
+        """Start the codes that are not learned yet from encoder outputs, drawn at random."""
+        fresh = self.codebook[self.learned_codes :]
+        if len(fresh):
             latents = self.model.encode_latents(images).flatten(0, 1).float()
             generator = torch.Generator().manual_seed(self.loop.seed)
-            chosen = torch.randint(len(latents), (len(self.codebook),), generator=generator)
-            self.codebook.copy_(latents[chosen])
+            chosen = torch.randint(len(latents), (len(fresh),), generator=generator)
+            fresh.copy_(latents[chosen])
         self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
 
     @torch.no_grad()

@@ -99,12 +99,12 @@ def rewrite(folder: Path, change) -> None:
 def test_a_missing_an_extra_and_a_misshapen_leaf_are_refused(mini):
     original = (mini / "flax_model.msgpack").read_bytes()
     rewrite(mini, lambda tree: tree["model"]["encoder"].pop("final_ln"))
-    with pytest.raises(ValueError, match=r"missing parameters \['encoder.final_ln.bias'\]"):
+    with pytest.raises(ValueError, match=r"1 parameters are missing: \['encoder.final_ln.bias'\]"):
         load_bart(mini)
 
     (mini / "flax_model.msgpack").write_bytes(original)
     rewrite(mini, lambda tree: tree.update(surplus=dict(tree["lm_head"])))
-    with pytest.raises(ValueError, match=r"unexpected parameters \['surplus.weight'\]"):
+    with pytest.raises(ValueError, match=r"unexpected parameter 'surplus\.weight'"):
         load_bart(mini)
 
     (mini / "flax_model.msgpack").write_bytes(original)
@@ -138,7 +138,7 @@ def test_unknown_folders_are_refused_with_what_was_found(tmp_path, mini):
         load_bart(tmp_path)
     with pytest.raises(ValueError, match="no VQGAN"):
         load_vqgan(mini)
-    with pytest.raises(FileNotFoundError, match="not a folder"):
+    with pytest.raises(FileNotFoundError, match="no such folder or file"):
         load_vqgan(tmp_path / "nowhere")
 
 
@@ -153,13 +153,13 @@ def test_native_round_trip(ours):
 
 
 def test_native_refusals(ours):
-    with pytest.raises(ValueError, match="has no 'bart'"):
+    with pytest.raises(ValueError, match="holds no Bart"):
         load_bart(ours)
     weights = load_file(ours / "vqgan.safetensors")
     name = "decoder.conv_out.bias"
 
     save_file({k: v for k, v in weights.items() if k != name}, ours / "vqgan.safetensors")
-    with pytest.raises(ValueError, match=r"missing parameters \['decoder.conv_out.bias'\]"):
+    with pytest.raises(ValueError, match=r"1 parameters are missing: \['decoder.conv_out.bias'\]"):
         load_vqgan(ours)
 
     save_file(weights | {name: torch.zeros(5)}, ours / "vqgan.safetensors")

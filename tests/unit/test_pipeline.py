@@ -9,7 +9,8 @@ from PIL import Image
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan
-from minidalle.pipeline import GREY, MiniDalle, image_grid, to_pil
+from minidalle.pictures import GREY, image_grid, to_pil
+from minidalle.pipeline import MiniDalle
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN, VQGANConfig
@@ -220,7 +221,7 @@ def test_other_refusals(model, tmp_path):
         model.encode([])
     with pytest.raises(ValueError, match="at least one picture"):
         image_grid([])
-    with pytest.raises(FileNotFoundError, match="not a folder"):
+    with pytest.raises(FileNotFoundError, match="no such folder or file"):
         MiniDalle.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="not a pair"):
         other = VQGAN(VQGANConfig(**{**VQGANConfig.tiny().__dict__, "n_embed": 32}))

@@ -1,0 +1,132 @@
+"""From any layout to minidalle's own, and what a checkpoint holds without loading it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minidalle.bart import Bart
+from minidalle.checkpoints import (
+    choose,
+    find_barts,
+    find_vqgans,
+    hashtag_words,
+    load_sampling,
+    load_tokenizer,
+    native,
+    to_dtype,
+)
+from minidalle.checkpoints.parts import Part
+from minidalle.memory import memory_needed, parameter_count
+from minidalle.tokenizer import ByteLevelBPE
+
+
+def convert(
+    source: Path,
+    folder: Path,
+    *,
+    vqgan: Path | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    drop_classes: bool = False,
+) -> None:
+    """Write what `source` holds as a new folder of ours, whole or not at all.
+
+    source: a folder or file in any known layout; a Bart, a VQGAN or both.
+    folder: a new folder.
+    vqgan: where the VQGAN is, for a source that holds only a Bart; without it the folder has none.
+    variant: which, where there are several; see `load_bart`.
+    dtype: the precision that weights are cast to as they are read, and stored in.
+    drop_classes: pass over pickled classes in a `.ckpt`; see `load_torch_file`.
+    Raises FileExistsError where the folder is there already, and what loading raises.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; name a new folder, or remove it")
+    parts = find_parts(source, variant=variant, drop_classes=drop_classes)
+    if vqgan is not None:
+        parts |= {"vqgan": find_parts(vqgan, drop_classes=drop_classes).get("vqgan")}
+        if parts["vqgan"] is None:
+            raise ValueError(f"{vqgan} holds a Bart, but no VQGAN")
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a conversion that was killed
+    try:
+        native.save(
+            temporary,
+            **{name: part.load(dtype=dtype) for name, part in parts.items()},
+            tokenizer=find_tokenizer(source, variant) if "bart" in parts else None,
+            sampling=load_sampling(source) if "bart" in parts else None,
+            word_list=hashtag_words(source) if "bart" in parts else None,
+            dtype=dtype,
+        )
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_parts(
+    source: Path, *, variant: str | None = None, drop_classes: bool = False
+) -> dict[str, Part]:
+    """The Bart and the VQGAN of a path, "bart" and "vqgan", or the one of them that is there."""
+    candidates = {
+        "bart": find_barts(source),
+        "vqgan": find_vqgans(source, drop_classes=drop_classes),
+    }
+    if source.is_file():  # a weights file means the part it belongs to
+        for name, parts in candidates.items():
+            candidates[name] = [part for part in parts if source in part.weights]
+    candidates = {name: parts for name, parts in candidates.items() if parts}
+    if not candidates:
+        choose(source, Bart, [])  # says what was looked for and what was found
+    found = {}
+    for name, parts in candidates.items():
+        fitting = [part for part in parts if variant in (part.variant, part.layout)]
+        # A variant speaks of the part that there are several of: min-dalle has one detokenizer.
+        chooses = len(parts) > 1 or fitting or len(candidates) == 1
+        found[name] = choose(source, parts[0].kind, parts, variant if chooses else None)
+    return found
+
+
+def find_tokenizer(source: Path, variant: str | None) -> ByteLevelBPE | None:
+    """The tokenizer beside a Bart, if there is one."""
+    try:
+        return load_tokenizer(source, variant=variant)
+    except FileNotFoundError:
+        return None
+
+
+def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
+    """What a checkpoint holds, without loading its weights, as JSON can hold it.
+
+    Memory is in bytes, by precision and number of pictures; see `memory_needed`.
+    """
+    parts = find_parts(path, variant=variant)
+    tokenizer = find_tokenizer(path, variant) if "bart" in parts else None
+    configs = {name: part.config() for name, part in parts.items()}
+    memory = [
+        {"dtype": dtype, "n": n, **asdict(needed), "peak": needed.peak}
+        for dtype in ("float32", "bfloat16")
+        for n in (1, 4, 9, 16)
+        for needed in [
+            memory_needed(configs.get("bart"), configs.get("vqgan"), n=n, dtype=to_dtype(dtype))
+        ]
+    ]
+    return {
+        "path": str(path),
+        "parts": {
+            name: {
+                "layout": part.layout,
+                "variant": part.variant,
+                "files": {str(file): file.stat().st_size for file in part.weights},
+                "parameters": parameter_count(configs[name]),
+                "config": asdict(configs[name]),
+            }
+            for name, part in parts.items()
+        },
+        "text_tokens": tokenizer.vocab_size if tokenizer else None,
+        "memory": memory,
+    }

@@ -1,0 +1,99 @@
+"""`minidalle info`, `convert` and `bench` on checkpoints, as a practitioner meets them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minidalle.checkpoints import load_vqgan, native
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+ROOT = Path(__file__).parents[2]
+MINI, VQGAN = FIXTURES / "dalle_mini", FIXTURES / "vqgan"
+
+
+def test_info_tells_what_a_checkpoint_holds(run):
+    done = run("info", MINI)
+    assert "bart: 287,826 parameters, layout flax" in done.out
+    assert "tokenizer: 607 text tokens" in done.out and "flax_model.msgpack  1.2 MB" in done.out
+    assert re.search(r"dtype +n = 1 +n = 4 +n = 9 +n = 16\n +float32( +\d\.\d){4}\n", done.out)
+    facts = json.loads(run("info", FIXTURES / "min_dalle/mega", "--json").out)
+    assert facts["parts"]["bart"]["variant"] == "mega"
+    assert facts["parts"]["bart"]["config"]["d_model"] == 80
+
+
+def test_info_of_the_embedded_model(run):
+    done = run("info", ROOT / "minidalle/pretrained/emoji")
+    assert done.out.count("layout minidalle") == 2
+
+
+def test_convert_then_generate(run, tmp_path):
+    """The road of a practitioner: look, convert, draw."""
+    done = run("convert", MINI, "mini", "--vqgan", VQGAN, "--dtype", "bfloat16")
+    assert (done.code, done.out) == (0, "mini\n")
+    drawn = run("generate", "a cat", "-n", 1, "--model", "mini", "-o", "cat.png")
+    assert drawn.code == 0 and (tmp_path / "cat.png").exists()
+    direct = run("generate", "a cat", "-n", 1, "--model", MINI, "--vqgan", VQGAN, "-o", "b.png")
+    assert direct.code == 0
+
+
+def test_convert_drops_classes_on_demand(run, tmp_path):
+    shutil.copy(VQGAN / "taming_last.ckpt", "last.ckpt")
+    shutil.copy(VQGAN / "config.json", ".")
+    assert run("convert", "last.ckpt", "ours", "--drop-classes").code == 0
+    assert load_vqgan("ours").config == load_vqgan(VQGAN).config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("convert", "CHECKPOINT"),
+        (f"convert {MINI}", "FOLDER"),
+        (f"convert {MINI} taken", "taken is there already"),
+        (f"convert {MINI} new --dtype int8", "int8"),
+        (f"convert {MINI} new --vqgan {MINI}", "holds a Bart, but no VQGAN"),
+        ("convert empty new", "Found: nothing"),
+        ("convert missing new", "no such folder or file"),
+        ("info empty", "Looked for"),
+        (f"info {MINI} --variant huge", "variant"),
+        (f"bench load {MINI} --dtype int8", "int8"),
+        ("bench load empty", "Looked for"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, arguments, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    done = run(*arguments.split())
+    assert done.code == 2 and done.out == "" and words in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "taken"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_bench_counts_memory_above_torch(tmp_path):
+    """In a process of its own: 1.15 MB of parameters are there, Python and torch are not."""
+
+    def bench(*arguments) -> dict:
+        command = [sys.executable, "-m", "minidalle", "bench", *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return json.loads(done.stdout)
+
+    loaded = bench("load", MINI)
+    assert 1e6 < loaded["peak_bytes"] < 100e6 and loaded["seconds"] > 0
+    converted = bench("convert", MINI, "ours", "--dtype", "float16")
+    assert converted["peak_bytes"] < 100e6 and native.is_native(tmp_path / "ours")
+
+
+def test_the_guide_says_what_works():
+    """Every `minidalle` line of the guide to published weights is understood by the command."""
+    guide = (ROOT / "docs" / "weights.md").read_text()
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", guide, flags=re.MULTILINE | re.DOTALL))
+    lines = re.findall(r"^minidalle (.+)", blocks, flags=re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        command = [sys.executable, "-m", "minidalle", *line.split()]
+        subprocess.run([*command, "--help"], check=True, capture_output=True)

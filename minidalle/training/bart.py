@@ -31,7 +31,7 @@ from minidalle.pipeline import MiniDalle, check_fit
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart
-from minidalle.training.loop import LoopConfig
+from minidalle.training.loop import Generators, LoopConfig
 
 SAMPLE_PROMPTS = (
     "red apple, twemoji style",
@@ -49,13 +49,21 @@ class BartTrainConfig:
     vqgan: str = ""  # folder of the trained first stage
     init: str = ""  # folder of a Bart to go on from; empty = start from random weights
     bart: BartConfig = field(default_factory=BartConfig.emoji)
-    lr: float = 2.5e-3  # at the peak, for the blocks' matrices (Muon) and for all else (AdamW)
+    optimizer: str = "muon"  # of the blocks' matrices; "adamw" is plainer and learns slower
+    lr: float = 2.5e-3  # at the peak; 1e-3 is better with adamw
     weight_decay: float = 0.01
     blank_caption_share: float = 0.1  # of captions that are left empty
     swap_at_most: float = 1.0  # a picture's share of swapped input tokens is drawn from 0 to this
     sampling: SamplingConfig = field(  # the trained model's defaults
         default_factory=lambda: SamplingConfig(temperature=0.7, condition_scale=3.0)
     )
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; it must be 'muon' or 'adamw'")
+        for name in ("blank_caption_share", "swap_at_most"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
 
     @classmethod
     def presets(cls) -> dict[str, tuple[BartTrainConfig, LoopConfig]]:
@@ -96,40 +104,39 @@ class BartTask:
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices inside the blocks, AdamW for embeddings, head and norms."""
+        config = self.config
         stacks = (self.model.encoder.layers, self.model.decoder.layers)
         matrices = [p for stack in stacks for p in stack.parameters() if p.ndim == 2]
+        if config.optimizer == "adamw":
+            matrices = []
         inside = set(matrices)
         others = [p for p in self.model.parameters() if p not in inside]
-        config = self.config
-        return [
-            torch.optim.Muon(
-                matrices,
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
-            torch.optim.AdamW(
-                others, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
-            ),
-        ]
+        common = {"lr": config.lr, "weight_decay": config.weight_decay}
+        optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), **common)]
+        if matrices:
+            muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common)
+            optimizers.insert(0, muon)
+        return optimizers
 
-    def batch(self, step: int, indices: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:
         """Captions as text tokens, some of them empty; image tokens, and what the decoder sees."""
-        records = [self.train_data.records[i] for i in indices.tolist()]
-        captions = [self.normalizer(record.draw_caption(generator)) for record in records]
-        blank = torch.rand(len(captions), generator=generator) < self.config.blank_caption_share
-        captions = [
-            "" if empty else caption
-            for caption, empty in zip(captions, blank.tolist(), strict=True)
-        ]
+        captions = []
+        for i, generator in zip(indices.tolist(), generators, strict=True):
+            caption = self.train_data.records[i].draw_caption(generator)
+            blank = float(torch.rand((), generator=generator)) < self.config.blank_caption_share
+            captions.append("" if blank else self.normalizer(caption))
         ids, mask = self.tokenizer.encode_batch(captions, self.config.bart.max_text_length)
         longest = int(mask.sum(1).max())  # padding in every row only costs time
-        tokens = self.train_tokens[indices]
+        at_most = self.config.swap_at_most
+        swapped = [
+            swap_tokens(self.train_tokens[i], self.train_tokens, at_most, generator)
+            for i, generator in zip(indices.tolist(), generators, strict=True)
+        ]
         return {
             "text_ids": ids[:, :longest],
             "text_mask": mask[:, :longest],
-            "image_ids": tokens,
-            "input_ids": swap_tokens(tokens, self.config.swap_at_most, generator),
+            "image_ids": self.train_tokens[indices],
+            "input_ids": torch.stack(swapped),
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -183,14 +190,16 @@ class BartTask:
         pass
 
 
-def swap_tokens(tokens: Tensor, at_most: float, generator: torch.Generator) -> Tensor:
-    """Swap a share of each picture's tokens (B, N) for another picture's in the same place.
+def swap_tokens(
+    tokens: Tensor, all_tokens: Tensor, at_most: float, generator: torch.Generator
+) -> Tensor:
+    """Swap a share of a picture's tokens (N,) for other pictures' in the same place.
 
-    The share is drawn for each picture, uniformly from 0 to `at_most`; the other picture for each
-    token.
+    The share is drawn uniformly from 0 to `at_most`; the other picture, a row of `all_tokens`
+    (count, N), for each token.
     """
-    b, n = tokens.shape
-    share = torch.rand(b, 1, generator=generator) * at_most
-    swapped = torch.rand(b, n, generator=generator) < share
-    others = tokens.gather(0, torch.randint(b, (b, n), generator=generator))
+    (n,) = tokens.shape
+    share = torch.rand((), generator=generator) * at_most
+    swapped = torch.rand(n, generator=generator) < share
+    others = all_tokens[torch.randint(len(all_tokens), (n,), generator=generator), torch.arange(n)]
     return torch.where(swapped, others, tokens)

@@ -4,9 +4,10 @@ A *task* knows what is learned: it makes a batch from the numbers of its samples
 and evaluates. The loop knows how: devices and precision by `accelerate`, learning-rate schedule,
 gradient clipping, logs, and checkpoints from which the same command goes on after a crash.
 
-Everything random in step t comes from a generator seeded by (seed, t): which samples, how they are
-augmented, dropout. So a resumed run needs nothing but the step's number to go on exactly as if it
-had never stopped.
+Everything random comes from generators seeded by (seed, step), and for each sample by its place in
+the batch, too: which samples, how they are augmented, dropout. So a resumed run needs nothing but
+the step's number to go on exactly as if it had never stopped, and a batch dealt out to many
+processes is the batch that one process would have had.
 
 A run folder holds `run.json` (the settings it was started with), `metrics.jsonl` (one line per
 log), `samples/`, `checkpoint.pt` (the whole state, for resuming), and at the end the trained parts
@@ -26,11 +27,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minidalle.checkpoints.parts import write_atomically
+
 log = logging.getLogger(__name__)
+
+Generators = list[torch.Generator]  # one for each sample of a batch, for what is random about it
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Task(Protocol):
 
     def __len__(self) -> int: ...  # samples in an epoch
     def optimizers(self) -> list[torch.optim.Optimizer]: ...
-    def batch(self, step: int, indices: Tensor, generator: torch.Generator) -> dict[str, Any]: ...
+    def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]: ...
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
     def after_step(self, step: int, accelerator: Accelerator) -> None: ...
     def evaluate(self, samples: Path) -> dict[str, float]: ...  # held out; pictures to `samples`
@@ -117,6 +123,11 @@ class Trainer:
     def __init__(self, task: Task, config: LoopConfig, run: Path):
         self.task, self.config, self.run = task, config, run
         self.accelerator = Accelerator(mixed_precision=config.precision)
+        if config.batch_size % self.accelerator.num_processes:
+            raise ValueError(
+                f"batch_size is {config.batch_size}; it must be divisible by the number of "
+                f"processes, {self.accelerator.num_processes}"
+            )
         self.is_main = self.accelerator.is_main_process  # one process writes for all
         if self.is_main:
             settings = {"loop": asdict(config), "task": asdict(task.config)}
@@ -125,24 +136,28 @@ class Trainer:
         self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in task.optimizers()]
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         self.peak_rates = [group["lr"] for group in self.groups]
+        self.last_good = "no checkpoint yet; what the run was started from"
 
     def take_step(self, step: int) -> dict[str, Tensor]:
         """One forward and backward pass and one update; return the numbers worth logging."""
         accelerator, config = self.accelerator, self.config
         for group, rate in zip(self.groups, self.peak_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, config)
-        indices = samples_of_step(step, len(self.task), config, accelerator)
-        seed = seed_of(config.seed, step, accelerator.process_index)
-        batch = self.task.batch(step, indices, torch.Generator().manual_seed(seed))
+        here, processes = accelerator.process_index, accelerator.num_processes
+        indices = samples_of_step(step, len(self.task), config)[here::processes]
+        seed = seed_of(config.seed, step)
+        places = range(here, config.batch_size, processes)
+        generators = [torch.Generator().manual_seed(seed_of(seed, place)) for place in places]
+        batch = self.task.batch(step, indices, generators)
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}
         self.model.train()
         with torch.random.fork_rng():  # dropout draws from the global generator: lend it a seed
-            torch.manual_seed(seed)
+            torch.manual_seed(seed_of(seed, here))
             loss, metrics = self.task.loss(self.model, batch)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss is {loss.item()} in step {step} (samples {indices.tolist()[:8]}…); "
-                    f"lower the learning rate and start again: the last checkpoint is still good"
+                    f"lower the learning rate: {self.last_good} is still good"
                 )
             accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.grad_clip)
@@ -186,8 +201,16 @@ class Trainer:
                 "task": self.task.state_dict(),
             }
             temporary = self.run / ".checkpoint.pt.part"
-            torch.save(state, temporary)
-            os.replace(temporary, self.run / "checkpoint.pt")
+            try:
+                torch.save(state, temporary)
+                os.replace(temporary, self.run / "checkpoint.pt")
+            except (OSError, RuntimeError) as error:  # torch.save says a full disk as the latter
+                temporary.unlink(missing_ok=True)
+                raise OSError(
+                    f"{self.run / 'checkpoint.pt'} of step {step} could not be written: {error}; "
+                    f"{self.last_good} is still good"
+                ) from error
+        self.last_good = f"{self.run / 'checkpoint.pt'} of step {step}"
         self.accelerator.wait_for_everyone()
 
     def load_checkpoint(self) -> int:
@@ -201,6 +224,9 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         self.task.load_state_dict(state["task"])
+        self.last_good = f"{path} of step {state['step']}"
+        if self.is_main:
+            forget_later_metrics(self.run / "metrics.jsonl", state["step"])
         log.info("resuming %s at step %d", self.run, state["step"])
         return state["step"]
 
@@ -213,27 +239,46 @@ def learning_rate_factor(step: int, config: LoopConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def seed_of(seed: int, step: int, process: int = 0) -> int:
-    """One seed per run, step and process; the multipliers only keep them apart."""
-    return (seed * 1_000_003 + step) * 1_009 + process
+def seed_of(seed: int, step: int) -> int:
+    """One seed per run and step; the multiplier only keeps them apart."""
+    return (seed * 1_000_003 + step) % 2**63
 
 
-def samples_of_step(step: int, size: int, config: LoopConfig, accelerator: Accelerator) -> Tensor:
-    """The numbers of the samples that this process learns from in this step.
+def samples_of_step(step: int, size: int, config: LoopConfig) -> Tensor:
+    """The numbers of the samples of this step, over all processes: (batch_size,).
 
-    The epochs' random orders are laid end to end and cut into batches; a batch is dealt out to the
-    processes in turn.
+    The epochs' random orders are laid end to end and cut into batches.
     """
     first = step * config.batch_size
     positions = torch.arange(first, first + config.batch_size)
     orders = {
         epoch: torch.randperm(
-            size, generator=torch.Generator().manual_seed(seed_of(config.seed, epoch, 997))
+            size, generator=torch.Generator().manual_seed(seed_of(config.seed + 997, epoch))
         )
         for epoch in range(first // size, (first + config.batch_size - 1) // size + 1)
     }
-    chosen = torch.stack([orders[int(p) // size][int(p) % size] for p in positions])
-    return chosen[accelerator.process_index :: accelerator.num_processes]
+    return torch.stack([orders[int(p) // size][int(p) % size] for p in positions])
+
+
+def in_batch_order(tensor: Tensor) -> Tensor:
+    """All processes' rows of a batch, (B/processes, …) each, as one process would have them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+def forget_later_metrics(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which will be taken again, and a line cut short."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            continue
+    write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def start_run_folder(run: Path, settings: dict[str, Any]) -> None:

@@ -22,7 +22,13 @@ from minidalle.checkpoints import load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
 from minidalle.pictures import image_grid, to_pil
 from minidalle.training.evaluate import evaluate_vqgan
-from minidalle.training.loop import LoopConfig
+from minidalle.training.loop import (
+    Generators,
+    LoopConfig,
+    in_batch_order,
+    learning_rate_factor,
+)
+from minidalle.training.losses import LossConfig, VQGANLoss, discriminator_step
 from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
 
 
@@ -33,9 +39,7 @@ class VQGANTrainConfig:
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
     init: str = ""  # VQGAN to go on from, with as many codes or fewer; empty = random weights
     lr: float = 8e-4
-    l1_weight: float = 1.0  # absolute difference: keeps edges
-    l2_weight: float = 2.0  # squared difference: what PSNR measures
-    commitment_weight: float = 0.25  # how strongly latents are pulled to their codes
+    losses: LossConfig = field(default_factory=LossConfig)
     ema_decay: float = 0.99  # of the codebook's moving average, per step
     revive_below: float = 0.5  # a code chosen less often than this per step, on average, is dead
     revive_every: int = 25  # steps between revivals
@@ -52,8 +56,7 @@ class VQGANTrainConfig:
         """
         finish = cls(
             lr=5e-4,
-            l1_weight=0.5,
-            l2_weight=8.0,
+            losses=LossConfig(l1_weight=0.5, l2_weight=8.0),
             jitter_until=0.0,
             ema_decay=0.995,
             revive_below=0.1,
@@ -103,11 +106,14 @@ class VQGANTask:
         with torch.random.fork_rng():
             torch.manual_seed(loop.seed)
             self.model = VQGAN(config.vqgan).to(memory_format=torch.channels_last)
+            self.losses = VQGANLoss(config.losses)
+        self.judge = self.losses.discriminator_optimizer()
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
         self.learned_codes = self.go_on_from(config.init) if config.init else 0
         self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
         self.ema: CodebookEMA | None = None  # from the first batch's latents on
+        self.verdict: dict[str, Tensor] = {}  # the discriminator's figures, of the step before
 
     def go_on_from(self, init: str) -> int:
         """Take the weights of a trained VQGAN, and its codes as the first ones; return how many."""
@@ -131,55 +137,55 @@ class VQGANTask:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return [torch.optim.AdamW(trained, lr=self.config.lr, betas=(0.9, 0.99), weight_decay=1e-4)]
 
-    def batch(self, step: int, indices: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:
+        self.step = step
         images = self.train_data.images[indices] / 255
         if step < self.config.jitter_until * self.loop.steps:
-            images = jitter(images, self.config.max_shift, generator)
+            images = jitter(images, self.config.max_shift, generators)
         return {"images": images}
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction and commitment of a batch of pictures."""
+        """How well a batch of pictures is drawn again, by all parts of the loss."""
         images = batch["images"].to(memory_format=torch.channels_last)
         if self.ema is None:
             self.start_codebook(images)
         output: VQGANOutput = model(images)
-        self.seen = (output.latents.flatten(0, 1).float(), output.ids.flatten())
-        difference = output.reconstruction.float() - images
-        l1, l2 = difference.abs().mean(), difference.square().mean()
-        config = self.config
-        loss = (
-            config.l1_weight * l1
-            + config.l2_weight * l2
-            + config.commitment_weight * output.commitment_loss
-        )
-        psnr = -10 * torch.log10(l2.detach())
-        return loss, {
-            "l1": l1,
-            "psnr": psnr,
-            "commitment": output.commitment_loss,
-            "perplexity": output.perplexity,
-        }
+        self.losses.to(images.device)
+        self.seen = (output.latents.float(), output.ids)
+        self.judged = (images, output.reconstruction.detach())
+        last_layer = self.model.decoder.conv_out.weight
+        total, terms = self.losses.generator_terms(images, output, self.step, last_layer)
+        return total, terms | self.verdict
 
     @torch.no_grad()
     def start_codebook(self, images: Tensor) -> None:
         """Start the codes that are not learned yet from encoder outputs, drawn at random."""
         fresh = self.codebook[self.learned_codes :]
         if len(fresh):
-            latents = self.model.encode_latents(images).flatten(0, 1).float()
+            latents = in_batch_order(self.model.encode_latents(images).float()).flatten(0, 1)
             generator = torch.Generator().manual_seed(self.loop.seed)
             chosen = torch.randint(len(latents), (len(fresh),), generator=generator)
-            fresh.copy_(latents[chosen])
+            fresh.copy_(latents[chosen.to(latents.device)])
         self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
 
-    @torch.no_grad()
     def after_step(self, step: int, accelerator: Accelerator) -> None:
-        """Let the codebook follow the latents, and revive dead codes."""
-        latents, ids = self.seen
-        self.ema.update(self.codebook, latents, ids, accelerator)
+        """Let the discriminator learn, and the codebook follow the latents."""
+        loss, self.verdict = self.losses.discriminator_terms(*self.judged, step)
+        if loss is not None:
+            rate = self.config.losses.discriminator_lr * learning_rate_factor(step, self.loop)
+            discriminator_step(self.losses.discriminator, self.judge, loss, rate)
+        self.move_codebook(step, accelerator)
+
+    @torch.no_grad()
+    def move_codebook(self, step: int, accelerator: Accelerator) -> None:
+        """Take the codes a step towards their latents, and revive dead ones."""
+        latents, ids = self.seen  # (B, N, d), (B, N)
+        self.ema.update(self.codebook, latents.flatten(0, 1), ids.flatten(), accelerator)
         early = step < self.config.revive_until * self.loop.steps
         if early and step % self.config.revive_every == 0:
             generator = torch.Generator().manual_seed(step)
-            self.ema.revive(self.codebook, latents, self.config.revive_below, generator)
+            everywhere = in_batch_order(latents).flatten(0, 1)
+            self.ema.revive(self.codebook, everywhere, self.config.revive_below, generator)
 
     def evaluate(self, samples: Path) -> dict[str, float]:
         pictures = self.validation.images[:8] / 255
@@ -193,22 +199,32 @@ class VQGANTask:
         native.save(folder, vqgan=self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": self.ema.counts, "sums": self.ema.sums} if self.ema else {}
+        state = {"counts": self.ema.counts, "sums": self.ema.sums}
+        if self.judge is not None:
+            state["discriminator"] = self.losses.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.judge.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
         self.ema.counts, self.ema.sums = (
             state[name].to(self.codebook.device) for name in ("counts", "sums")
         )
+        if self.judge is not None:
+            self.losses.to(self.codebook.device)
+            self.losses.discriminator.load_state_dict(state["discriminator"])
+            self.judge.load_state_dict(state["discriminator_optimizer"])
 
 
-def jitter(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+def jitter(images: Tensor, max_shift: int, generators: Generators) -> Tensor:
     """Pictures (B, 3, S, S), each moved by up to `max_shift` pixels, half of them mirrored."""
-    b, _, s, _ = images.shape
-    padded = F.pad(images, [max_shift] * 4, mode="replicate")
-    offsets = torch.randint(2 * max_shift + 1, (b, 2), generator=generator).tolist()
-    moved = torch.stack(
-        [p[:, y : y + s, x : x + s] for p, (y, x) in zip(padded, offsets, strict=True)]
-    )
-    mirrored = torch.rand(b, generator=generator) < 0.5
-    return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
+    s = images.shape[-1]
+    moved = []
+    for image, generator in zip(
+        F.pad(images, [max_shift] * 4, mode="replicate"), generators, strict=True
+    ):
+        y, x = torch.randint(2 * max_shift + 1, (2,), generator=generator).tolist()
+        image = image[:, y : y + s, x : x + s]
+        mirror = bool(torch.rand((), generator=generator) < 0.5)
+        moved.append(image.flip(2) if mirror else image)
+    return torch.stack(moved)

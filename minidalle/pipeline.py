@@ -28,6 +28,7 @@ from minidalle.checkpoints import (
     find_vqgans,
     hashtag_words,
     load_bart,
+    load_clip,
     load_sampling,
     load_tokenizer,
     load_vqgan,
@@ -35,6 +36,7 @@ from minidalle.checkpoints import (
     native,
     to_dtype,
 )
+from minidalle.clip import CLIP, TransformersCLIP
 from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import grey_after, image_grid, square, to_pil, write_picture
 from minidalle.sampling import SamplingConfig, stream_tokens
@@ -47,6 +49,7 @@ EMBEDDED = Path(__file__).parent / "pretrained" / "emoji"
 # The one in DALL·E mini's inference notebook.
 PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384@e93a26e7707683d349bf5d5c41c5b0ef69b677a9"
 MAX_SEED, MAX_N = 2**63 - 1, 10_000
+CLIP_BATCH = 64  # pictures that are scored at once
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Result:
     length: int  # N, image tokens of a finished picture
     model: str  # name of the model
     dtype: str  # that it computed in
+    scores: list[float] | None = None  # likeness to the prompt, one per picture, once re-ranked
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """All pictures as one, row by row; as square as can be unless `columns` is given."""
@@ -89,7 +93,10 @@ class Result:
 
 
 class MiniDalle:
-    """Tokenizer, Bart and VQGAN together. Make one by `from_pretrained`, or from parts."""
+    """Tokenizer, Bart and VQGAN together, and a CLIP where there is one.
+
+    Make one by `from_pretrained`, or from parts.
+    """
 
     def __init__(
         self,
@@ -97,12 +104,15 @@ class MiniDalle:
         bart: Bart,
         vqgan: VQGAN,
         tokenizer: ByteLevelBPE,
+        clip: CLIP | None = None,
         sampling: SamplingConfig = PUBLISHED_SAMPLING,
         word_list: str | Path | None = None,
         name: str = "unnamed",
     ):
         check_fit(bart.config, vqgan.config)
-        self.name = name
+        if clip is not None:
+            check_clip(clip, tokenizer)
+        self.name, self.clip = name, clip
         self.bart, self.vqgan, self.tokenizer, self.sampling = bart, vqgan, tokenizer, sampling
         self.normalizer = TextNormalizer(word_list) if bart.config.normalize_text else None
         self.word_list = word_list
@@ -148,6 +158,7 @@ class MiniDalle:
                 dtype=dtype,
             ),
             tokenizer=tokenizer,
+            clip=next((part.load(device, dtype) for part in native.find(source, CLIP)), None),
             sampling=load_sampling(source),
             word_list=hashtag_words(source),
             name="emoji (embedded)" if path is None else str(path),
@@ -159,6 +170,7 @@ class MiniDalle:
             folder,
             bart=self.bart,
             vqgan=self.vqgan,
+            clip=self.clip,
             tokenizer=self.tokenizer,
             sampling=self.sampling,
             word_list=self.word_list,
@@ -258,6 +270,35 @@ class MiniDalle:
         pictures = [to_pil(image) for image in images]
         return pictures[0] if tokens.ndim == 1 else pictures
 
+    def rerank(
+        self, result: Result, clip: CLIP | TransformersCLIP | str | Path | None = None
+    ) -> Result:
+        """The same pictures, those first that show the prompt best, with `scores`.
+
+        clip: what scores them: a folder of ours or of a CLIP of transformers, or a CLIP that is
+            loaded already, with this model's tokenizer; None for the model's own.
+        Scores are cosine similarities, -1 to 1; those of different CLIPs do not compare.
+        Raises ValueError where there is no CLIP, and what loading raises.
+        """
+        clip = self.clip if clip is None else clip
+        if clip is None:
+            raise ValueError(
+                f"the model {self.name} has no CLIP to rank by; give one by clip=, or train it: "
+                f"minidalle train clip --model FOLDER --run FOLDER"
+            )
+        tokenizer = self.tokenizer
+        if isinstance(clip, str | Path):
+            clip, tokenizer = self.load_scorer(clip)
+        scores = self.clip_scores(result, clip, tokenizer)
+        order = scores.argsort(descending=True, stable=True).tolist()
+        return replace(
+            result,
+            images=[result.images[i] for i in order],
+            tokens=result.tokens[order],
+            seeds=[result.seeds[i] for i in order],
+            scores=[float(scores[i]) for i in order],
+        )
+
     # The steps of the road, one method each.
 
     def sampling_with(self, **knobs: float | int | None) -> SamplingConfig:
@@ -340,6 +381,32 @@ class MiniDalle:
             for i, text in enumerate(prompts)
         ]
 
+    def load_scorer(self, folder: str | Path) -> tuple[CLIP | TransformersCLIP, ByteLevelBPE]:
+        """The CLIP in a folder, with the tokenizer that it reads texts by, if it is one of ours."""
+        if native.is_native(Path(folder)):
+            return load_clip(folder, device=str(self.device)), load_tokenizer(folder)
+        return TransformersCLIP.load(folder, device=self.device), self.tokenizer
+
+    @torch.no_grad()
+    def clip_scores(
+        self, result: Result, clip: CLIP | TransformersCLIP, tokenizer: ByteLevelBPE
+    ) -> Tensor:
+        """How well each of n pictures shows the prompt, as cosine similarity: (n,)."""
+        if isinstance(clip, TransformersCLIP):
+            return clip.scores(result.images, [result.prompt])[:, 0].cpu()
+        check_clip(clip, tokenizer)
+        text = result.prompt
+        if clip.config.normalize_text:
+            text = (self.normalizer or TextNormalizer())(text)
+        ids, mask = tokenizer.encode_batch([text], clip.config.max_text_length)
+        side, place = clip.config.resolution, clip.log_scale  # which is where the CLIP is
+        images = torch.stack([to_tensor(square(picture, side)) for picture in result.images])
+        parts = [
+            clip.scores(part.to(place), ids.to(place.device), mask.to(place.device))
+            for part in images.split(CLIP_BATCH)
+        ]
+        return torch.cat(parts)[:, 0].cpu()
+
     def to_tensor(self, picture: Image.Image) -> Tensor:
         """A picture as (3, S, S) in [0, 1]: upright, on white, its middle square resized."""
         return to_tensor(square(picture, self.vqgan.config.resolution))
@@ -366,6 +433,15 @@ def check_tokenizer(bart: BartConfig, tokenizer: ByteLevelBPE) -> None:
         raise ValueError(f"{what}: the tokenizer is not this Bart's")
     if tokens < rows - 128:
         log.warning("%s: is it this Bart's?", what)
+
+
+def check_clip(clip: CLIP, tokenizer: ByteLevelBPE) -> None:
+    """Raise ValueError where a CLIP was trained with another tokenizer than this one."""
+    if clip.config.vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"the CLIP reads {clip.config.vocab_size} text tokens, the tokenizer has "
+            f"{tokenizer.vocab_size}: the tokenizer is not this CLIP's"
+        )
 
 
 def seeds_of(seed: int, n: int) -> list[int]:

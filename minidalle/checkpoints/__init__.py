@@ -1,6 +1,6 @@
 """Checkpoints: one file per layout, and here the functions that find out which layout a path has.
 
-    load_bart(path), load_vqgan(path), load_tokenizer(path)
+    load_bart(path), load_vqgan(path), load_clip(path), load_tokenizer(path)
 
 The layout is detected from the files, never guessed: a path that is none of the known layouts is
 refused, with what was found there, and so is one that is two of them, unless `variant` decides.
@@ -19,6 +19,7 @@ from minidalle.bart import Bart
 from minidalle.checkpoints import flax, hub, min_dalle, native, taming
 from minidalle.checkpoints.native import WORD_LIST
 from minidalle.checkpoints.parts import Part
+from minidalle.clip import CLIP
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN
@@ -94,6 +95,17 @@ def load_vqgan(
     )
 
 
+def load_clip(
+    path: str | Path, *, device: str = "cpu", dtype: str | torch.dtype = "float32"
+) -> CLIP:
+    """The CLIP in a folder of ours, in eval mode; for transformers', see `TransformersCLIP`.
+
+    path, device, dtype and what is raised: as for `load_bart`.
+    """
+    parts = native.find(Path(path), CLIP)
+    return choose(path, CLIP, parts).load(to_device(device), to_dtype(dtype))
+
+
 def load_tokenizer(path: str | Path, *, variant: str | None = None) -> ByteLevelBPE:
     """The tokenizer in a folder, from `tokenizer.json` or from `vocab.json` and `merges.txt`.
 
@@ -130,8 +142,8 @@ def files_to_fetch(names: list[str], variant: str | None = None) -> list[str]:
     tokenizer = ["tokenizer.json", "vocab.json", "merges.txt", WORD_LIST]
     if flax.WEIGHTS in names:
         wanted = ["config.json", flax.WEIGHTS, *tokenizer]
-    elif {"bart.safetensors", "vqgan.safetensors"} & set(names):
-        wanted = ["config.json", "bart.safetensors", "vqgan.safetensors", *tokenizer]
+    elif weights := {"bart.safetensors", "vqgan.safetensors", "clip.safetensors"} & set(names):
+        wanted = ["config.json", *sorted(weights), *tokenizer]
     elif variants := min_dalle.variants_among(names):
         if variant is None and len(variants) > 1:
             raise ValueError(f"holds {' and '.join(variants)}; choose by variant=")

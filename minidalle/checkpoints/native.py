@@ -3,6 +3,7 @@
     config.json          {"format": "minidalle", "version": 1, "bart": {…}, "vqgan": {…}, …}
     bart.safetensors     the parameters of Bart under their module names
     vqgan.safetensors    the parameters of VQGAN, likewise (these are taming-transformers' names)
+    clip.safetensors     the parameters of CLIP, likewise
     tokenizer.json       byte-level BPE, in the format of the `tokenizers` library
     enwiki-words-frequency.txt    the normalizer's word list, where the model came with one
 
@@ -28,12 +29,14 @@ from torch import Tensor, nn
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints.parts import Part, config_from, one_line, read_json, write_atomically
+from minidalle.clip import CLIP, CLIPConfig
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 FORMAT, VERSION = "minidalle", 1
 STORED = ("F32", "F16", "BF16", "F64")  # safetensors' names of the precisions that are read
+KINDS = {Bart: ("bart", BartConfig), VQGAN: ("vqgan", VQGANConfig), CLIP: ("clip", CLIPConfig)}
 WORD_LIST = "enwiki-words-frequency.txt"  # for hashtags; as it is called beside DALL·E mini
 
 
@@ -48,6 +51,7 @@ def save(
     *,
     bart: Bart | None = None,
     vqgan: VQGAN | None = None,
+    clip: CLIP | None = None,
     tokenizer: ByteLevelBPE | None = None,
     sampling: SamplingConfig | None = None,
     word_list: str | Path | None = None,
@@ -59,7 +63,7 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("bart", bart), ("vqgan", vqgan)):
+    for name, part in (("bart", bart), ("vqgan", vqgan), ("clip", clip)):
         if part is not None:
             write_weights(folder / f"{name}.safetensors", part, dtype)
     if tokenizer is not None:
@@ -71,7 +75,7 @@ def save(
         "version": VERSION,
         "bart": asdict(bart.config) if bart is not None else None,
         "vqgan": asdict(vqgan.config) if vqgan is not None else None,
-        "clip": None,
+        "clip": asdict(clip.config) if clip is not None else None,
         "sampling": asdict(sampling) if sampling is not None else None,
     }
     write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
@@ -88,6 +92,10 @@ def write_weights(path: Path, module: nn.Module, dtype: torch.dtype) -> None:
         save_file(tensors, temporary)
         temporary.chmod(0o644)  # the library writes for the owner alone
         os.replace(temporary, path)
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise OSError(f"{path} cannot be written: {one_line(error)}") from error
+    except RuntimeError as error:  # what it makes of parameters that share memory
+        raise ValueError(f"{path} cannot be written: {one_line(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -118,14 +126,14 @@ def part_config(folder: Path, name: str, kind: type) -> Any:
     return config_from(path, values, kind, optional=known)
 
 
-def find(path: Path, kind: type[Bart] | type[VQGAN]) -> list[Part]:
-    """The Bart or the VQGAN in a folder of ours, or that a weights file in it belongs to."""
+def find(path: Path, kind: type[Bart] | type[VQGAN] | type[CLIP]) -> list[Part]:
+    """The part of a kind in a folder of ours, or beside one of its weights files."""
     folder = path if path.is_dir() else path.parent
-    name = "bart" if kind is Bart else "vqgan"
+    name, config_kind = KINDS[kind]
     if not is_native(folder) or read_config(folder).get(name) is None:
         return []
     weights = folder / f"{name}.safetensors"
-    config = partial(part_config, folder, name, BartConfig if kind is Bart else VQGANConfig)
+    config = partial(part_config, folder, name, config_kind)
     return [Part(kind, FORMAT, (weights,), config, partial(read_tensors, weights))]
 
 

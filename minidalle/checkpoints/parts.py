@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minidalle.bart import Bart, BartConfig
+from minidalle.clip import CLIP, CLIPConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 MAX_JSON = 2**20  # bytes of a config file; the published ones have less than 2 kB
@@ -28,23 +29,25 @@ SLACK = 2**28  # bytes that a network may have beyond its files: these say bette
 
 @dataclass(frozen=True)
 class Part:
-    """A Bart or a VQGAN that lies in some files; none of its arrays was read yet."""
+    """A network that lies in some files; none of its arrays was read yet."""
 
-    kind: type[Bart] | type[VQGAN]
+    kind: type[Bart] | type[VQGAN] | type[CLIP]
     layout: str  # "minidalle", "flax", "min-dalle" or "taming"
     weights: tuple[Path, ...]  # the files that hold its parameters
-    config: Callable[[], BartConfig | VQGANConfig]
+    config: Callable[[], BartConfig | VQGANConfig | CLIPConfig]
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]  # our names, in the file's own precision
     variant: str | None = None  # "mini" or "mega", in a layout that may hold both in one folder
 
-    def load(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Bart | VQGAN:
+    def load(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
         """The network, in eval mode; ValueError where anything does not fit."""
         source, config = " and ".join(str(path) for path in self.weights), self.config()
         try:
             with torch.device("meta"), NoInitialisation():
                 module = self.kind(config)
         except (RuntimeError, TypeError) as error:  # a product of sizes that torch cannot count
-            raise ValueError(f"{source}: the config asks for impossible sizes: {config}") from error
+            raise ValueError(
+                f"{source}: the config asks for impossible sizes: {config!r:.200}"
+            ) from error
         count = sum(parameter.numel() for parameter in module.parameters())
         size = sum(path.stat().st_size for path in self.weights if path.is_file())
         if 2 * count > size + SLACK:  # room is made for all of them, so this comes first

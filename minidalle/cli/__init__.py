@@ -9,7 +9,6 @@ command that needs it, so that `--help` answers at once.
 from __future__ import annotations
 
 import io
-import json
 import sys
 import warnings
 from typing import Annotated, NoReturn
@@ -18,7 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 import minidalle
-from minidalle.cli import checkpoints, draw, options
+from minidalle.cli import checkpoints, draw, encode, evaluate
 from minidalle.cli.train import train_app
 
 app = typer.Typer(
@@ -31,26 +30,10 @@ app.command(epilog=draw.GENERATE_EXAMPLES)(draw.generate)
 app.command(epilog=draw.RECONSTRUCT_EXAMPLES)(draw.reconstruct)
 app.command(epilog=checkpoints.INFO_EXAMPLES)(checkpoints.info)
 app.command(epilog=checkpoints.CONVERT_EXAMPLES)(checkpoints.convert)
+app.command(epilog=encode.ENCODE_EXAMPLES)(encode.encode)
+app.command(epilog=evaluate.EVALUATE_EXAMPLES)(evaluate.evaluate)
 app.add_typer(train_app, name="train")
 app.add_typer(checkpoints.bench_app, name="bench")
-
-
-@app.command(epilog=options.examples("evaluate --model runs/emoji --split test"))
-def evaluate(
-    model: options.Model = None,
-    split: Annotated[
-        str, typer.Option(help="Emoji to measure on: train, validation, test.")
-    ] = "test",
-) -> None:
-    """Measure a model on emoji pictures; print the figures as JSON."""
-    from minidalle.data.emoji import EmojiDataset
-    from minidalle.pipeline import MiniDalle
-    from minidalle.training.evaluate import evaluate_model
-
-    data = EmojiDataset(split)
-    figures = evaluate_model(MiniDalle.from_pretrained(model), data)
-    rounded = {p: {n: round(v, 4) for n, v in values.items()} for p, values in figures.items()}
-    options.say(json.dumps(rounded, indent=2))
 
 
 @app.callback(invoke_without_command=True)

@@ -24,6 +24,37 @@ RunOption = Annotated[
 PresetOption = Annotated[
     str, typer.Option(help="Settings to start from: emoji; for vqgan also emoji-finish.")
 ]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What to learn from: emoji, shapes, a folder of captioned pictures, or shards: *.tar, "
+        "braces, addresses, the folder that `encode` wrote [default: the preset's]."
+    ),
+]
+
+
+@train_app.command(
+    name="tokenizer",
+    epilog=options.examples(
+        "train tokenizer --data pictures --run runs/tokenizer --set vocab_size=4096",
+        "train bart --data pictures --set tokenizer=runs/tokenizer --vqgan runs/vqgan --run runs/a",
+    ),
+)
+def train_tokenizer(
+    run: Annotated[Path, typer.Option("--run", help="Folder for tokenizer.json.")],
+    data: DataOption = None,
+    preset: Annotated[str, typer.Option(help="Settings to start from: emoji, mini.")] = "emoji",
+    settings: SetOption = None,
+) -> None:
+    """Learn the text tokens from captions. Without it, `train bart` learns its own."""
+    from minidalle.training import tokenizer
+    from minidalle.training.settings import with_settings
+
+    presets = preset_of(tokenizer.TokenizerTrainConfig, preset)
+    (config,) = with_settings(presets, [*with_data(data), *(settings or [])])
+    learned = tokenizer.train_tokenizer(config, run)
+    print(f"vocabulary size {learned.vocab_size}")
+    print(run)
 
 
 @train_app.command(
@@ -31,16 +62,23 @@ PresetOption = Annotated[
     epilog=options.examples(
         "train vqgan --run runs/vqgan",
         "train vqgan --run runs/quick --set steps=500 --set lr=1e-3",
+        "train vqgan --run runs/mine --data pictures",
     ),
 )
-def train_vqgan(run: RunOption, preset: PresetOption = "emoji", settings: SetOption = None) -> None:
+def train_vqgan(
+    run: RunOption,
+    data: DataOption = None,
+    preset: PresetOption = "emoji",
+    settings: SetOption = None,
+) -> None:
     """Stage one: learn the mapping between pictures and image tokens."""
     from minidalle.training.loop import train
     from minidalle.training.settings import with_settings
     from minidalle.training.vqgan import VQGANTask, VQGANTrainConfig
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    task, loop = with_settings(preset_of(VQGANTrainConfig, preset), settings or [])
+    given = [*with_data(data), *(settings or [])]
+    task, loop = with_settings(preset_of(VQGANTrainConfig, preset), given)
     report(train(VQGANTask(task, loop), loop, run), run)
 
 
@@ -50,6 +88,7 @@ def train_vqgan(run: RunOption, preset: PresetOption = "emoji", settings: SetOpt
 def train_bart(
     run: RunOption,
     vqgan: Annotated[Path, typer.Option(help="Folder of the trained VQGAN.")],
+    data: DataOption = None,
     preset: PresetOption = "emoji",
     settings: SetOption = None,
 ) -> None:
@@ -59,10 +98,37 @@ def train_bart(
     from minidalle.training.settings import with_settings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    task, loop = with_settings(
-        preset_of(BartTrainConfig, preset), [f"vqgan={vqgan}", *(settings or [])]
-    )
+    given = [f"vqgan={vqgan}", *with_data(data), *(settings or [])]
+    task, loop = with_settings(preset_of(BartTrainConfig, preset), given)
     report(train(BartTask(task, loop), loop, run), run)
+
+
+@train_app.command(
+    name="clip", epilog=options.examples("train clip --model runs/emoji --run runs/clip")
+)
+def train_clip(
+    run: RunOption,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a whole model, which is written with the CLIP in it."),
+    ] = None,
+    preset: PresetOption = "emoji",
+    settings: SetOption = None,
+) -> None:
+    """Learn which captions and pictures belong together, to sort pictures by (`rerank`)."""
+    from minidalle.training.clip import CLIPTask, CLIPTrainConfig
+    from minidalle.training.loop import train
+    from minidalle.training.settings import with_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = [f"model={model}"] if model else []
+    task, loop = with_settings(preset_of(CLIPTrainConfig, preset), [*given, *(settings or [])])
+    report(train(CLIPTask(task, loop), loop, run), run)
+
+
+def with_data(data: str | None) -> list[str]:
+    """What --data sets."""
+    return [] if data is None else [f"data={data}"]
 
 
 def preset_of(kind: type, name: str) -> tuple:

@@ -1,7 +1,7 @@
 """Stage two: learn which image tokens belong to which captions.
 
-The pictures are turned into image tokens once, by a trained VQGAN; then Bart learns to predict each
-token from the caption and the tokens before it.
+The pictures are turned into image tokens once, by a trained VQGAN: at the start, or before it by
+`minidalle encode`. Then Bart learns to predict each token from the caption and the tokens before.
 
 With few pictures the danger is that the decoder learns to continue an image from its own beginning
 and ignores the caption. So most of its input tokens are swapped, in training, for tokens that
@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
+from minidalle.data.sources import Source, open_source
+from minidalle.data.stream import Samples, ShardStream, is_shards, open_tokens
 from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import image_grid
 from minidalle.pipeline import MiniDalle, check_fit
@@ -32,6 +34,7 @@ from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart
 from minidalle.training.loop import Generators, LoopConfig
+from minidalle.vqgan import VQGAN
 
 SAMPLE_PROMPTS = (
     "red apple, twemoji style",
@@ -47,6 +50,8 @@ class BartTrainConfig:
     """What the second stage learns, and how."""
 
     vqgan: str = ""  # folder of the trained first stage
+    data: str = "emoji"  # emoji, shapes, a folder of captioned pictures, or shards of image tokens
+    tokenizer: str = ""  # folder or file of a tokenizer; empty = `init`'s, or one learned from data
     init: str = ""  # folder of a Bart to go on from; empty = start from random weights
     bart: BartConfig = field(default_factory=BartConfig.emoji)
     optimizer: str = "muon"  # of the blocks' matrices; "adamw" is plainer and learns slower
@@ -77,13 +82,24 @@ class BartTask:
     def __init__(self, config: BartTrainConfig, loop: LoopConfig):
         self.loop = loop
         self.vqgan = load_vqgan(config.vqgan)
-        self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
-        self.normalizer = TextNormalizer()
-        if config.init:
-            self.tokenizer = load_tokenizer(config.init)
+        self.stream: ShardStream | None = None  # of image tokens, where `data` is shards
+        self.known: Source | Samples  # to evaluate on, beside `validation`
+        if is_shards(config.data):
+            self.stream, self.validation = open_tokens(
+                config.data, self.vqgan, config.vqgan, loop.seed
+            )
+            self.known = self.stream.first()
+            self.train_tokens, self.validation_tokens = self.known[0], self.validation[0]
         else:
-            records = self.train_data.records
-            captions = [self.normalizer(text) for r in records for text in r.all_captions()]
+            self.known, self.validation = open_source(
+                config.data, self.vqgan.config.resolution, loop.seed, EmojiDataset
+            )
+        self.train_data = self.stream or self.known
+        self.normalizer = TextNormalizer()
+        if config.tokenizer or config.init:
+            self.tokenizer = load_tokenizer(config.tokenizer or config.init)
+        else:
+            captions = (self.normalizer(t) for texts in self.train_data.captions for t in texts)
             self.tokenizer = ByteLevelBPE.train(captions, config.bart.encoder_vocab_size)
         # Few captions can fill less than the vocabulary allowed: no row should never learn.
         bart = replace(config.bart, encoder_vocab_size=self.tokenizer.vocab_size)
@@ -94,10 +110,10 @@ class BartTask:
             self.model = Bart(bart)
         if config.init:
             self.model.load_state_dict(load_bart(config.init).state_dict())
-        self.train_tokens, self.validation_tokens = (
-            torch.cat([self.vqgan.encode(part / 255) for part in data.images.split(64)])
-            for data in (self.train_data, self.validation)
-        )
+        if self.stream is None:
+            self.train_tokens, self.validation_tokens = (
+                encode_all(self.vqgan, data) for data in (self.known, self.validation)
+            )
 
     def __len__(self) -> int:
         return len(self.train_data)
@@ -120,45 +136,57 @@ class BartTask:
 
     def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:
         """Captions as text tokens, some of them empty; image tokens, and what the decoder sees."""
+        if self.stream:
+            tokens, texts = self.stream.draw(len(indices))
+            others = tokens  # the stream's other pictures are not at hand
+        else:
+            drawn = zip(indices.tolist(), generators, strict=True)
+            texts = [self.known.caption(i, generator) for i, generator in drawn]
+            tokens, others = self.train_tokens[indices], self.train_tokens
         captions = []
-        for i, generator in zip(indices.tolist(), generators, strict=True):
-            caption = self.train_data.records[i].draw_caption(generator)
+        for caption, generator in zip(texts, generators, strict=True):
             blank = float(torch.rand((), generator=generator)) < self.config.blank_caption_share
             captions.append("" if blank else self.normalizer(caption))
         ids, mask = self.tokenizer.encode_batch(captions, self.config.bart.max_text_length)
         longest = int(mask.sum(1).max())  # padding in every row only costs time
         at_most = self.config.swap_at_most
         swapped = [
-            swap_tokens(self.train_tokens[i], self.train_tokens, at_most, generator)
-            for i, generator in zip(indices.tolist(), generators, strict=True)
+            swap_tokens(row, others, at_most, generator)
+            for row, generator in zip(tokens, generators, strict=True)
         ]
         return {
             "text_ids": ids[:, :longest],
             "text_mask": mask[:, :longest],
-            "image_ids": self.train_tokens[indices],
+            "image_ids": tokens,
             "input_ids": torch.stack(swapped),
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model(batch["text_ids"], batch["text_mask"], batch["input_ids"])
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["image_ids"].flatten()), {}
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch["image_ids"].flatten())
+        return loss, self.train_data.figures()
 
     def after_step(self, step: int, accelerator: Accelerator) -> None:
-        pass
+        if self.stream:
+            self.stream.after_step(accelerator)
 
     def evaluate(self, samples: Path) -> dict[str, float]:
         """Loss with the right, an empty and a wrong caption on known and held-out pictures."""
-        drawn = self.pipeline().generate(list(SAMPLE_PROMPTS), n=4, seed=0)
+        prompts = list(SAMPLE_PROMPTS)
+        if self.config.data != "emoji":
+            some = range(min(len(self.validation), len(prompts)))
+            prompts = [self.validation.caption(i) for i in some]
+        drawn = self.pipeline().generate(prompts, n=4, seed=0)
         image_grid([image for result in drawn for image in result.images], columns=4).save(
             samples / "drawn.png"
         )
         figures = {}
         for split, data, tokens in (
-            ("train", self.train_data, self.train_tokens),
+            ("train", self.known, self.train_tokens),
             ("held_out", self.validation, self.validation_tokens),
         ):
             chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:256]
-            captions = [self.normalizer(data.records[i].caption) for i in chosen.tolist()]
+            captions = [self.normalizer(data.caption(i)) for i in chosen.tolist()]
             losses = evaluate_bart(self.model, self.tokenizer, captions, tokens[chosen])
             figures |= {f"{split}_{name}": value for name, value in losses.items()}
         return figures
@@ -184,10 +212,17 @@ class BartTask:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"data": self.stream.state_dict()} if self.stream else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        if self.stream:
+            self.stream.load_state_dict(state["data"])
+
+
+def encode_all(vqgan: VQGAN, source: Source) -> Tensor:
+    """The image tokens of all pictures of a source: (count, N)."""
+    parts = torch.arange(len(source)).split(64)
+    return torch.cat([vqgan.encode(source.pictures(part.tolist())) for part in parts])
 
 
 def swap_tokens(

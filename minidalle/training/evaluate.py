@@ -1,10 +1,16 @@
 """How good is it: figures for each part, on pictures it has not learned from.
 
-PSNR (peak signal-to-noise ratio, in dB) is computed per picture on values clipped to [0, 1] and
-averaged over pictures.
+    evaluate_vqgan      are pictures drawn well from their image tokens, and all codes used?
+    evaluate_bart       how likely are a picture's image tokens, given its caption?
+    evaluate_model      both, on a split of the emoji
+
+Whether the whole model draws what a caption says is asked in `drawings.py`. PSNR and SSIM are
+computed per picture on values clipped to [0, 1] and averaged over pictures.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +20,44 @@ from minidalle.bart import Bart
 from minidalle.data.emoji import EmojiDataset
 from minidalle.pipeline import MiniDalle
 from minidalle.tokenizer import ByteLevelBPE
+from minidalle.training.metrics import psnr, ssim
 from minidalle.vqgan import VQGAN
 
-
-def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture: (B, 3, S, S) twice, in [0, 1] -> (B,) in dB."""
-    error = (images - others.clamp(0, 1)).square().flatten(1).mean(1)
-    return -10 * torch.log10(error.clamp(min=1e-10))
+BATCH = 64  # pictures computed at once
 
 
 @torch.no_grad()
-def evaluate_vqgan(vqgan: VQGAN, images: Tensor, batch_size: int = 64) -> dict[str, float]:
+def evaluate_vqgan(vqgan: VQGAN, images: Tensor, batch_size: int = BATCH) -> dict[str, float]:
     """Reconstruction and codebook figures on pictures (count, 3, S, S) uint8.
 
-    Returns `psnr` in dB (mean over pictures), `codes_used` (share of the K codes that occur at
-    least once) and `perplexity` (exp of the entropy of the codes' shares).
+    Returns `psnr` in dB and `ssim` (means over pictures), `codes_used` (share of the K codes that
+    occur at least once) and `perplexity` (exp of the entropy of the codes' shares).
     """
-    device = vqgan.quantize.embedding.weight.device
-    scores, ids = [], []
+    weight = vqgan.quantize.embedding.weight
+    decibels, similarities, ids = [], [], []
     for part in (images / 255).split(batch_size):
-        tokens = vqgan.encode(part.to(device))
-        scores.append(psnr(part, vqgan.decode(tokens).float().cpu()))
+        tokens = vqgan.encode(part.to(weight))
+        again = vqgan.decode(tokens).float().cpu()
+        decibels.append(psnr(part, again))
+        similarities.append(ssim(part, again))
         ids.append(tokens.flatten().cpu())
     share = torch.bincount(torch.cat(ids), minlength=vqgan.config.n_embed).double()
-    used = float((share > 0).double().mean())
-    perplexity = float(torch.special.entr(share / share.sum()).sum().exp())
-    return {"psnr": float(torch.cat(scores).mean()), "codes_used": used, "perplexity": perplexity}
+    return {
+        "psnr": float(torch.cat(decibels).mean()),
+        "ssim": float(torch.cat(similarities).mean()),
+        "codes_used": float((share > 0).double().mean()),
+        "perplexity": float(torch.special.entr(share / share.sum()).sum().exp()),
+    }
 
 
 @torch.no_grad()
 def evaluate_bart(
     bart: Bart, tokenizer: ByteLevelBPE, captions: list[str], image_ids: Tensor
 ) -> dict[str, float]:
-    """Nats per image token (count, N) with the right, an empty and a wrong caption.
+    """Nats per image token (count, N) with the `right`, an `empty` and a `wrong` caption.
 
     A model that reads the caption has a much lower loss with the right one; a uniform guess would
-    have ln K. The wrong caption of each picture is the next picture's.
+    have `ln_k`. The wrong caption of each picture is the next picture's.
     """
     wrong = captions[1:] + captions[:1]
     device = bart.lm_head.weight.device
@@ -57,22 +65,45 @@ def evaluate_bart(
     for name, texts in (("right", captions), ("empty", [""] * len(captions)), ("wrong", wrong)):
         ids, mask = tokenizer.encode_batch(texts, bart.config.max_text_length)
         total = 0.0
-        for part in torch.arange(len(texts)).split(64):
+        for part in torch.arange(len(texts)).split(BATCH):
             target = image_ids[part].to(device)
             logits = bart(ids[part].to(device), mask[part].to(device), target).float()
             total += float(F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum"))
         losses[name] = total / image_ids.numel()
-    return losses
+    return losses | {"ln_k": math.log(bart.config.codebook_size)}
 
 
 def evaluate_model(model: MiniDalle, data: EmojiDataset) -> dict[str, dict[str, float]]:
     """The figures of a whole model on one split of the emoji: "vqgan" and "bart"."""
-    device = model.device
-    tokens = [model.vqgan.encode((part / 255).to(device)).cpu() for part in data.images.split(64)]
-    captions = [record.caption for record in data.records]
+    return evaluate_parts(model, data.images, [record.caption for record in data.records])
+
+
+def evaluate_parts(
+    model: MiniDalle, images: Tensor, captions: list[str]
+) -> dict[str, dict[str, float]]:
+    """The figures of both parts on pictures (count, 3, S, S) uint8 with their captions."""
+    images = at_side(images, model.vqgan.config.resolution)
+    weight = model.vqgan.quantize.embedding.weight
+    tokens = [model.vqgan.encode((part / 255).to(weight)).cpu() for part in images.split(BATCH)]
     if model.normalizer:
         captions = [model.normalizer(caption) for caption in captions]
     return {
-        "vqgan": evaluate_vqgan(model.vqgan, data.images),
+        "vqgan": evaluate_vqgan(model.vqgan, images),
         "bart": evaluate_bart(model.bart, model.tokenizer, captions, torch.cat(tokens)),
     }
+
+
+@torch.no_grad()
+def reconstructions(model: MiniDalle, images: Tensor) -> Tensor:
+    """What the VQGAN makes of pictures: (B, 3, S, S) uint8 -> (B, 3, S', S') in [0, 1]."""
+    weight = model.vqgan.quantize.embedding.weight
+    images = at_side(images, model.vqgan.config.resolution) / 255
+    return model.vqgan.decode(model.vqgan.encode(images.to(weight))).float().cpu().clamp(0, 1)
+
+
+def at_side(images: Tensor, side: int) -> Tensor:
+    """Pictures (B, 3, S, S) resized to another side, where it is another."""
+    if images.shape[-1] == side:
+        return images
+    resized = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+    return resized if images.is_floating_point() else resized.round().clamp(0, 255).byte()

@@ -1,10 +1,10 @@
-"""How alike are two pictures? Measures that look at more than single pixels.
+"""How alike are two pictures? Pixel by pixel, and by measures that look at more.
 
-SSIM compares local means, variances and covariances (Wang, Bovik, Sheikh and Simoncelli, "Image
-Quality Assessment: From Error Visibility to Structural Similarity", 2004). The perceptual distance
-compares what a network that learned to name things sees in them, as LPIPS does (Zhang et al., "The
-Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018, section 3), but without
-learned weights for its channels.
+PSNR is the mean squared error of pixels, in decibels. SSIM compares local means, variances and
+covariances (Wang, Bovik, Sheikh and Simoncelli, "Image Quality Assessment: From Error Visibility to
+Structural Similarity", 2004). The perceptual distance compares what a network that learned to name
+things sees in them, as LPIPS does (Zhang et al., "The Unreasonable Effectiveness of Deep Features
+as a Perceptual Metric", 2018, section 3), but without learned weights for its channels.
 
 The network is EfficientNet-Lite0 (Tan and Le, "EfficientNet", 2019; tensorflow/tpu,
 models/official/efficientnet/lite), trained on ImageNet. Its weights lie inside the package
@@ -28,6 +28,12 @@ from torch import Tensor, nn
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels: the paper's section III-C
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # keep the two ratios finite where a picture is black or flat
+
+
+def psnr(images: Tensor, others: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture: (B, 3, S, S) twice, in [0, 1] -> (B,) in dB."""
+    error = (images - others.clamp(0, 1)).square().flatten(1).mean(1)
+    return -10 * torch.log10(error.clamp(min=1e-10))
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:

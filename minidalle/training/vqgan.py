@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from minidalle.checkpoints import load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
+from minidalle.data.sources import open_source, some_pictures
+from minidalle.data.stream import ShardStream
 from minidalle.pictures import image_grid, to_pil
 from minidalle.training.evaluate import evaluate_vqgan
 from minidalle.training.loop import (
@@ -37,6 +39,7 @@ class VQGANTrainConfig:
     """What the first stage learns, and how."""
 
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
+    data: str = "emoji"  # emoji, shapes, a folder of captioned pictures, or shards of pictures
     init: str = ""  # VQGAN to go on from, with as many codes or fewer; empty = random weights
     lr: float = 8e-4
     losses: LossConfig = field(default_factory=LossConfig)
@@ -111,7 +114,9 @@ class VQGANTask:
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
         self.learned_codes = self.go_on_from(config.init) if config.init else 0
-        self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
+        self.train_data, self.validation = open_source(
+            config.data, config.vqgan.resolution, loop.seed, EmojiDataset
+        )
         self.ema: CodebookEMA | None = None  # from the first batch's latents on
         self.verdict: dict[str, Tensor] = {}  # the discriminator's figures, of the step before
 
@@ -139,7 +144,7 @@ class VQGANTask:
 
     def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:
         self.step = step
-        images = self.train_data.images[indices] / 255
+        images = self.train_data.pictures(indices)
         if step < self.config.jitter_until * self.loop.steps:
             images = jitter(images, self.config.max_shift, generators)
         return {"images": images}
@@ -155,7 +160,7 @@ class VQGANTask:
         self.judged = (images, output.reconstruction.detach())
         last_layer = self.model.decoder.conv_out.weight
         total, terms = self.losses.generator_terms(images, output, self.step, last_layer)
-        return total, terms | self.verdict
+        return total, terms | self.verdict | self.train_data.figures()
 
     @torch.no_grad()
     def start_codebook(self, images: Tensor) -> None:
@@ -175,6 +180,8 @@ class VQGANTask:
             rate = self.config.losses.discriminator_lr * learning_rate_factor(step, self.loop)
             discriminator_step(self.losses.discriminator, self.judge, loss, rate)
         self.move_codebook(step, accelerator)
+        if isinstance(self.train_data, ShardStream):
+            self.train_data.after_step(accelerator)
 
     @torch.no_grad()
     def move_codebook(self, step: int, accelerator: Accelerator) -> None:
@@ -188,12 +195,13 @@ class VQGANTask:
             self.ema.revive(self.codebook, everywhere, self.config.revive_below, generator)
 
     def evaluate(self, samples: Path) -> dict[str, float]:
-        pictures = self.validation.images[:8] / 255
+        images = some_pictures(self.validation)
+        pictures = images[:8] / 255
         drawn = self.model.decode(self.model.encode(pictures.to(self.codebook.device))).cpu()
-        image_grid([to_pil(image) for image in [*pictures, *drawn]], columns=8).save(
+        image_grid([to_pil(image) for image in [*pictures, *drawn]], len(pictures)).save(
             samples / "reconstructions.png"
         )
-        return evaluate_vqgan(self.model, self.validation.images)
+        return evaluate_vqgan(self.model, images)
 
     def export(self, folder: Path) -> None:
         native.save(folder, vqgan=self.model)
@@ -203,9 +211,14 @@ class VQGANTask:
         if self.judge is not None:
             state["discriminator"] = self.losses.discriminator.state_dict()
             state["discriminator_optimizer"] = self.judge.state_dict()
+        if isinstance(self.train_data, ShardStream):
+            state["data"] = self.train_data.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        if isinstance(self.train_data, ShardStream):
+            self.train_data.load_state_dict(state["data"])
         self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
         self.ema.counts, self.ema.sums = (
             state[name].to(self.codebook.device) for name in ("counts", "sums")

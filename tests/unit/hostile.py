@@ -202,6 +202,7 @@ def worst() -> dict[str, tuple[str, str, bytes]]:
         "a0: &a0 {x: 1}",
         *(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 61)),
     ]
+    endless = folders()["taming"][0]["a.yaml"].decode().replace("[1]", "[1000000000]")
     alike = b"".join(long(i * (2**61 - 1)) + b"N" for i in range(200_000))
     joined = doubled(b")", b"\x86")
     entry = b"(" + text("storage") + STORAGE + joined + b"NNtQ"
@@ -216,6 +217,7 @@ def worst() -> dict[str, tuple[str, str, bytes]]:
         "a map of 2**32 maps": ("bart", flax.WEIGHTS, b"\xdf" + b"\xff" * 4 + b"\xa0\x80" * 10**6),
         "maps 100,000 deep": ("bart", flax.WEIGHTS, b"\x81\xa0" * 10**5),
         "a network of 170 TB": json_file("bart", huge),
+        "a network that torch cannot count": ("taming", "a.yaml", endless.encode()),
         "a network of 1,024 layers": json_file("bart", {"encoder_layers": 1024}),
         "a number beyond all floats": json_file("ours", {"sampling": {"temperature": 10**400}}),
         "lists 10**6 deep in JSON": ("bart", "config.json", b"[" * 10**6),

@@ -112,7 +112,7 @@ def test_a_killed_run_ends_bit_equal_to_one_never_killed(stage, vqgan_folder, tm
 
 def test_vqgan_run_leaves_what_it_should(tmp_path):
     figures = train(vqgan_task(), LOOP, tmp_path)
-    assert set(figures) == {"psnr", "codes_used", "perplexity"}
+    assert set(figures) == {"psnr", "ssim", "codes_used", "perplexity"}
     loaded = load_vqgan(tmp_path)
     assert loaded.config == VQGAN_32
     assert evaluate_vqgan(loaded, FewEmoji("validation").images) == pytest.approx(figures, rel=1e-3)
@@ -140,9 +140,8 @@ def test_bart_learns_and_writes_the_whole_model(vqgan_folder, tmp_path):
     figures = train(task, loop, tmp_path / "run")
     assert before == pytest.approx(torch.tensor(33.0).log().item(), abs=0.2)  # starts at ln K′
     assert figures["train_right"] < 0.7 * before
-    assert {
-        f"{split}_{name}" for split in ("train", "held_out") for name in ("right", "empty", "wrong")
-    } == set(figures)
+    names = ("right", "empty", "wrong", "ln_k")
+    assert {f"{split}_{name}" for split in ("train", "held_out") for name in names} == set(figures)
     model = MiniDalle.from_pretrained(tmp_path / "run")
     drawn = model.generate("grinning face, noto style", n=2)
     assert drawn.tokens.shape == (2, 16) and drawn.sampling == BartTrainConfig().sampling

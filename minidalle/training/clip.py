@@ -1,0 +1,193 @@
+"""Learn which texts and pictures belong together, for CLIP.
+
+A batch of pictures and their captions: every picture must find its caption among all of the batch,
+and every caption its picture (`contrastive_loss`). Pictures are moved and scaled a little, which
+leaves their captions true; they are never mirrored. Captions are worded differently each time.
+
+How well it learns is measured by retrieval on pictures that it never saw: every concept there is
+known from other styles, so the right picture must be told from that concept in other styles too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+from minidalle.checkpoints import native
+from minidalle.clip import CLIP, CLIPConfig, contrastive_loss
+from minidalle.data.emoji import EmojiDataset
+from minidalle.normalizer import TextNormalizer
+from minidalle.pictures import image_grid, to_pil
+from minidalle.pipeline import MiniDalle
+from minidalle.tokenizer import ByteLevelBPE
+from minidalle.training.loop import Generators, LoopConfig
+
+GALLERY = 500  # training pictures that held-out ones are to be told from
+SHOWN = 8  # captions whose nearest pictures are drawn at an evaluation
+
+
+@dataclass(frozen=True)
+class CLIPTrainConfig:
+    """What CLIP learns, and how."""
+
+    model: str = ""  # folder of a whole model to put the CLIP into; empty = the CLIP stands alone
+    clip: CLIPConfig = field(default_factory=CLIPConfig.emoji)
+    lr: float = 1e-3  # at the peak
+    weight_decay: float = 0.1  # of matrices and convolutions, not of norms, biases, temperature
+    max_shift: float = 4.0  # pixels that pictures are moved by, at most, in both directions
+    max_zoom: float = 0.15  # share by which they grow or shrink, at most
+
+    def __post_init__(self) -> None:
+        if not (self.max_shift >= 0 and 0 <= self.max_zoom < 1):
+            found = f"max_shift is {self.max_shift}, max_zoom is {self.max_zoom}"
+            raise ValueError(f"{found}; expected at least 0, and max_zoom below 1")
+
+    @classmethod
+    def presets(cls) -> dict[str, tuple[CLIPTrainConfig, LoopConfig]]:
+        """By name: "emoji" is the embedded model's CLIP."""
+        return {"emoji": (cls(), LoopConfig(steps=1700, batch_size=256, evaluate_every=200))}
+
+
+class CLIPTask:
+    """Tell which caption belongs to which picture."""
+
+    def __init__(self, config: CLIPTrainConfig, loop: LoopConfig):
+        self.loop = loop
+        self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
+        self.whole = MiniDalle.from_pretrained(config.model) if config.model else None
+        self.normalizer = self.whole.normalizer if self.whole else TextNormalizer()
+        records = self.train_data.records
+        if self.whole:
+            self.tokenizer = self.whole.tokenizer
+        else:
+            captions = [self.normalized(text) for r in records for text in r.all_captions()]
+            self.tokenizer = ByteLevelBPE.train(captions, config.clip.vocab_size)
+        rows, normalize = self.tokenizer.vocab_size, self.normalizer is not None
+        clip = replace(config.clip, vocab_size=rows, normalize_text=normalize)
+        self.config = replace(config, clip=clip)
+        with torch.random.fork_rng():
+            torch.manual_seed(loop.seed)
+            self.model = CLIP(clip)
+        # One number per plain caption: however that is worded, it is true of all its pictures.
+        numbers = {caption: i for i, caption in enumerate(sorted({r.caption for r in records}))}
+        self.keys = torch.tensor([numbers[record.caption] for record in records])
+
+    def normalized(self, caption: str) -> str:
+        return self.normalizer(caption) if self.normalizer else caption
+
+    def text_tokens(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask of captions, no longer than the longest of them: (B, T) each."""
+        texts = [self.normalized(caption) for caption in captions]
+        ids, mask = self.tokenizer.encode_batch(texts, self.config.clip.max_text_length)
+        longest = int(mask.sum(1).max())
+        return ids[:, :longest], mask[:, :longest]
+
+    def __len__(self) -> int:
+        return len(self.train_data)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        config, parameters = self.config, list(self.model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))]
+
+    def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:
+        """Pictures, each moved a little, and a caption of each as text tokens."""
+        config, records = self.config, self.train_data.records
+        images = self.train_data.images[indices] / 255
+        drawn = zip(indices.tolist(), generators, strict=True)
+        ids, mask = self.text_tokens([records[i].draw_caption(g) for i, g in drawn])
+        return {
+            "images": move_and_zoom(images, config.max_shift, config.max_zoom, generators),
+            "text_ids": ids,
+            "text_mask": mask,
+            "keys": self.keys[indices],
+        }
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over the batch of all processes together, the same in every process."""
+        output = model(batch["images"], batch["text_ids"], batch["text_mask"])
+        features = gather_rows(output.image_features), gather_rows(output.text_features)
+        loss = contrastive_loss(*features, output.scale, gather_rows(batch["keys"]))
+        return loss, {"scale": output.scale}
+
+    def after_step(self, step: int, accelerator: Accelerator) -> None:
+        self.model.limit_scale()
+
+    @torch.no_grad()
+    def evaluate(self, samples: Path) -> dict[str, float]:
+        """Retrieval on validation pictures, among them and some training pictures."""
+        others = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:GALLERY]
+        images = torch.cat([self.validation.images, self.train_data.images[others]])
+        known = [self.train_data.records[i] for i in others.tolist()]
+        scores = self.scores(images, [r.caption for r in [*self.validation.records, *known]])
+        nearest = scores[:, :SHOWN].topk(5, dim=0).indices.T  # (SHOWN, 5)
+        image_grid([to_pil(images[i] / 255) for i in nearest.flatten()], columns=5).save(
+            samples / "nearest_pictures.png"
+        )
+        return retrieval_figures(scores, len(self.validation))
+
+    def scores(self, images: Tensor, captions: list[str]) -> Tensor:
+        """Similarities of pictures (M, 3, S, S) uint8 with captions: (M, captions)."""
+        device = self.model.log_scale.device
+        features = [self.model.encode_images((part / 255).to(device)) for part in images.split(64)]
+        ids, mask = self.text_tokens(captions)
+        texts = self.model.encode_text(ids.to(device), mask.to(device))
+        return (torch.cat(features) @ texts.T).cpu()
+
+    def export(self, folder: Path) -> None:
+        """Write the whole model with the CLIP in it, or the CLIP and its tokenizer, in float16."""
+        if self.whole:
+            self.whole.clip = self.model
+            self.whole.save_pretrained(folder, dtype="float16")
+        else:
+            native.save(folder, clip=self.model, tokenizer=self.tokenizer, dtype=torch.float16)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes, (B/processes, …) -> (B, …); gradients find their way back."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    return torch.cat(all_gather(rows))
+
+
+def move_and_zoom(
+    images: Tensor, max_shift: float, max_zoom: float, generators: Generators
+) -> Tensor:
+    """Pictures (B, 3, S, S), moved by up to `max_shift` pixels, scaled by up to 1 ± `max_zoom`."""
+    drawn = torch.stack([2 * torch.rand(3, generator=g) - 1 for g in generators])  # (B, 3) in ±1
+    shifts = drawn[:, :2] * max_shift * 2 / images.shape[-1]  # a picture spans -1 … 1
+    zooms = 1 + drawn[:, 2] * max_zoom
+    transforms = torch.cat([torch.diag_embed(zooms[:, None].expand(-1, 2)), shifts[:, :, None]], 2)
+    grid = F.affine_grid(transforms, list(images.shape), align_corners=False)  # (B, S, S, 2)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def retrieval_figures(scores: Tensor, queries: int) -> dict[str, float]:
+    """How often the right one is among the nearest 1 and 5, of scores (M, M) that pair i with i.
+
+    Asked for are the first `queries` pairs, all M are there to choose from: pictures by their
+    caption, and captions by their picture. A tie is no find.
+    """
+    figures = {}
+    for name, table in (("text_to_image", scores.T), ("image_to_text", scores)):
+        right = table.diagonal()[:queries, None]
+        before = (~(table[:queries] < right)).sum(1) - 1  # (queries,) less the right one itself
+        figures |= {f"{name}_top{k}": float((before < k).float().mean()) for k in (1, 5)}
+    return figures

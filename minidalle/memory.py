@@ -34,9 +34,17 @@ class MemoryNeeded:
 
 
 def memory_needed(
-    bart: BartConfig | None, vqgan: VQGANConfig | None, *, n: int, dtype: torch.dtype
+    bart: BartConfig | None,
+    vqgan: VQGANConfig | None,
+    *,
+    n: int,
+    dtype: torch.dtype,
+    parameters: int | None = None,
 ) -> MemoryNeeded:
-    """Memory to draw n pictures with super-conditioning, which doubles the decoder's rows."""
+    """Memory to draw n pictures with super-conditioning, which doubles the decoder's rows.
+
+    parameters: of all parts, where they were counted before; see `parameter_count`.
+    """
     cache = pictures = 0
     if bart is not None:
         length = bart.image_length + bart.max_text_length
@@ -45,8 +53,9 @@ def memory_needed(
         channels = vqgan.ch * max(vqgan.ch_mult[:2])  # the second level's arrive at full size
         side = vqgan.resolution // vqgan.patch
         pictures = int(FEATURE_MAPS * n * channels * side**2)
-    weights = sum(parameter_count(config) for config in (bart, vqgan) if config is not None)
-    return MemoryNeeded(*(count * dtype.itemsize for count in (weights, cache, pictures)))
+    if parameters is None:
+        parameters = sum(parameter_count(config) for config in (bart, vqgan) if config is not None)
+    return MemoryNeeded(*(count * dtype.itemsize for count in (parameters, cache, pictures)))
 
 
 def parameter_count(config: BartConfig | VQGANConfig) -> int:

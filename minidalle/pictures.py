@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # so that a picture's metadata can be read without waiting fo
 
 MAX_PIXELS = 64_000_000  # of a picture that is read: 8000×8000
 MAX_BYTES = 2**28  # of a file that is read; 64 million pixels are 192 million bytes
+MAX_SCANS = 100  # of a progressive JPEG; usual are ten, and each costs time
 MAX_METADATA = 2**24  # characters of JSON
 GREY = (127, 127, 127)  # of places that are not drawn yet
 READERS = (PngImageFile, JpegImageFile, WebPImageFile, GifImageFile, BmpImageFile, TiffImageFile)
@@ -62,7 +63,10 @@ def identify(file: BinaryIO, name: str) -> Image.Image:
     for reader in READERS:
         file.seek(0)
         try:
-            return reader(file)
+            picture = reader(file)
+            if reader is JpegImageFile and scans_of(file) > MAX_SCANS:
+                break
+            return picture
         except Image.DecompressionBombError:
             raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels") from None
         except Exception:
@@ -70,6 +74,15 @@ def identify(file: BinaryIO, name: str) -> Image.Image:
     raise ValueError(
         f"{name} is no PNG, JPEG, WebP, GIF, BMP or TIFF picture, or its first bytes are damaged"
     )
+
+
+def scans_of(file: BinaryIO) -> int:
+    """How often a JPEG goes over its pixels: a small file may say so a hundred thousand times."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(place)
+    return scans
 
 
 def to_rgb(picture: Image.Image, name: str = "the picture") -> Image.Image:

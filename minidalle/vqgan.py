@@ -55,6 +55,10 @@ class VQGANConfig:
             raise ValueError(
                 f"VQGANConfig.n_embed is {self.n_embed}; a codebook needs at least 2 codes"
             )
+        if self.ch * max(self.ch_mult, default=0) > 2**20:
+            raise ValueError(
+                f"VQGANConfig.ch {self.ch} times ch_mult {self.ch_mult} is more than 2**20 channels"
+            )
         if not self.ch_mult or any((self.ch * m) % NORM_GROUPS or m < 1 for m in self.ch_mult):
             raise ValueError(
                 f"VQGANConfig.ch {self.ch} times ch_mult {self.ch_mult} must give multiples of "

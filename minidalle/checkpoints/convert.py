@@ -21,7 +21,7 @@ from minidalle.checkpoints import (
     native,
     to_dtype,
 )
-from minidalle.checkpoints.parts import Part
+from minidalle.checkpoints.parts import NoInitialisation, Part
 from minidalle.memory import memory_needed, parameter_count
 from minidalle.tokenizer import ByteLevelBPE
 
@@ -107,12 +107,20 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
     parts = find_parts(path, variant=variant)
     tokenizer = find_tokenizer(path, variant) if "bart" in parts else None
     configs = {name: part.config() for name, part in parts.items()}
+    with NoInitialisation():
+        parameters = {name: parameter_count(config) for name, config in configs.items()}
     memory = [
         {"dtype": dtype, "n": n, **asdict(needed), "peak": needed.peak}
         for dtype in ("float32", "bfloat16")
         for n in (1, 4, 9, 16)
         for needed in [
-            memory_needed(configs.get("bart"), configs.get("vqgan"), n=n, dtype=to_dtype(dtype))
+            memory_needed(
+                configs.get("bart"),
+                configs.get("vqgan"),
+                n=n,
+                dtype=to_dtype(dtype),
+                parameters=sum(parameters.values()),
+            )
         ]
     ]
     return {
@@ -122,7 +130,7 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
                 "layout": part.layout,
                 "variant": part.variant,
                 "files": {str(file): file.stat().st_size for file in part.weights},
-                "parameters": parameter_count(configs[name]),
+                "parameters": parameters[name],
                 "config": asdict(configs[name]),
             }
             for name, part in parts.items()

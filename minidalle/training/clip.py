@@ -19,7 +19,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from minidalle.checkpoints import native
 from minidalle.clip import CLIP, CLIPConfig, contrastive_loss
@@ -160,11 +159,25 @@ class CLIPTask:
         pass
 
 
+class GatherRows(torch.autograd.Function):
+    """All processes' rows; a row's gradient is the sum of what all processes found for it."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, (B/processes, …) -> (B, …); gradients find their way back."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    return torch.cat(all_gather(rows))
+    """The rows of all processes, (B/processes, …) -> (B, …), through which gradients flow."""
+    return GatherRows.apply(rows) if dist.is_available() and dist.is_initialized() else rows
 
 
 def move_and_zoom(

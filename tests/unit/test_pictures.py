@@ -391,3 +391,15 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"a\.webp cannot be written as WEBP"):
             write_picture(Image.new("RGB", (16_384, 1)), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused(tmp_path):
+    """Each scan costs the time of a whole picture; a usual progressive picture is read."""
+    path = tmp_path / "scans.jpg"
+    Image.new("RGB", (64, 64), "red").save(path, progressive=True)
+    assert open_picture(path).size == (64, 64)
+    data = path.read_bytes()
+    start = data.index(b"\xff\xda")
+    path.write_bytes(data[:start] + data[start:-2] * 1000 + data[-2:])
+    with pytest.raises(ValueError, match=r"scans\.jpg is no PNG"):
+        open_picture(path)

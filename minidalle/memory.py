@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from minidalle.bart import Bart, BartConfig
+from minidalle.clip import CLIP, CLIPConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 # How many full-size feature maps the VQGAN's decoder holds at once: 5.3 to 5.5 at f16-16384's size
@@ -58,8 +59,8 @@ def memory_needed(
     return MemoryNeeded(*(count * dtype.itemsize for count in (parameters, cache, pictures)))
 
 
-def parameter_count(config: BartConfig | VQGANConfig) -> int:
+def parameter_count(config: BartConfig | VQGANConfig | CLIPConfig) -> int:
     """Parameters of the network of this shape, without allocating any."""
     with torch.device("meta"):
-        module = Bart(config) if isinstance(config, BartConfig) else VQGAN(config)
+        module = {BartConfig: Bart, VQGANConfig: VQGAN, CLIPConfig: CLIP}[type(config)](config)
     return sum(parameter.numel() for parameter in module.parameters())

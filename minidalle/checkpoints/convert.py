@@ -22,6 +22,7 @@ from minidalle.checkpoints import (
     to_dtype,
 )
 from minidalle.checkpoints.parts import NoInitialisation, Part
+from minidalle.clip import CLIP
 from minidalle.memory import memory_needed, parameter_count
 from minidalle.tokenizer import ByteLevelBPE
 
@@ -71,10 +72,11 @@ def convert(
 def find_parts(
     source: Path, *, variant: str | None = None, drop_classes: bool = False
 ) -> dict[str, Part]:
-    """The Bart and the VQGAN of a path, "bart" and "vqgan", or the one of them that is there."""
+    """The parts of a path by name: of "bart", "vqgan" and "clip" those that are there."""
     candidates = {
         "bart": find_barts(source),
         "vqgan": find_vqgans(source, drop_classes=drop_classes),
+        "clip": native.find(source, CLIP),
     }
     if source.is_file():  # a weights file means the part it belongs to
         for name, parts in candidates.items():

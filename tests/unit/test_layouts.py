@@ -15,12 +15,14 @@ from minidalle.checkpoints import (
     files_to_fetch,
     flax,
     load_bart,
+    load_clip,
     load_tokenizer,
     load_vqgan,
     native,
 )
 from minidalle.checkpoints.convert import convert, describe
 from minidalle.checkpoints.torch_file import load_torch_file
+from minidalle.clip import CLIP, CLIPConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -402,3 +404,12 @@ def test_what_is_not_fetched():
         files_to_fetch(["encoder.pt", "encoder_mini.pt"])
     with pytest.raises(ValueError, match=r"no known layout; found model.bin"):
         files_to_fetch(["model.bin"])
+
+
+def test_convert_and_info_keep_a_clip(tmp_path):
+    torch.manual_seed(0)
+    native.save(tmp_path / "ours", vqgan=VQGAN(VQGANConfig.tiny()), clip=CLIP(CLIPConfig.tiny()))
+    assert describe(tmp_path / "ours")["parts"].keys() == {"vqgan", "clip"}
+    convert(tmp_path / "ours", tmp_path / "half", dtype=torch.float16)
+    before, after = (load_clip(tmp_path / name) for name in ("ours", "half"))
+    assert equal(after, before.half().float())

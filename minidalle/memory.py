@@ -38,13 +38,13 @@ def memory_needed(
     bart: BartConfig | None,
     vqgan: VQGANConfig | None,
     *,
+    parameters: int,
     n: int,
     dtype: torch.dtype,
-    parameters: int | None = None,
 ) -> MemoryNeeded:
     """Memory to draw n pictures with super-conditioning, which doubles the decoder's rows.
 
-    parameters: of all parts, where they were counted before; see `parameter_count`.
+    parameters: of all parts together; see `parameter_count`.
     """
     cache = pictures = 0
     if bart is not None:
@@ -54,8 +54,6 @@ def memory_needed(
         channels = vqgan.ch * max(vqgan.ch_mult[:2])  # the second level's arrive at full size
         side = vqgan.resolution // vqgan.patch
         pictures = int(FEATURE_MAPS * n * channels * side**2)
-    if parameters is None:
-        parameters = sum(parameter_count(config) for config in (bart, vqgan) if config is not None)
     return MemoryNeeded(*(count * dtype.itemsize for count in (parameters, cache, pictures)))
 
 

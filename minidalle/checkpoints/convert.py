@@ -25,6 +25,7 @@ from minidalle.checkpoints.parts import NoInitialisation, Part
 from minidalle.clip import CLIP
 from minidalle.memory import memory_needed, parameter_count
 from minidalle.tokenizer import ByteLevelBPE
+from minidalle.vqgan import VQGAN
 
 
 def convert(
@@ -50,9 +51,8 @@ def convert(
         raise FileExistsError(f"{folder} is there already; name a new folder, or remove it")
     parts = find_parts(source, variant=variant, drop_classes=drop_classes)
     if vqgan is not None:
-        parts |= {"vqgan": find_parts(vqgan, drop_classes=drop_classes).get("vqgan")}
-        if parts["vqgan"] is None:
-            raise ValueError(f"{vqgan} holds a Bart, but no VQGAN")
+        length = parts["bart"].config().image_length if "bart" in parts else None
+        parts["vqgan"] = choose(vqgan, VQGAN, find_vqgans(vqgan, length, drop_classes))
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)  # of a conversion that was killed
     try:
@@ -73,23 +73,22 @@ def find_parts(
     source: Path, *, variant: str | None = None, drop_classes: bool = False
 ) -> dict[str, Part]:
     """The parts of a path by name: of "bart", "vqgan" and "clip" those that are there."""
-    candidates = {
-        "bart": find_barts(source),
-        "vqgan": find_vqgans(source, drop_classes=drop_classes),
-        "clip": native.find(source, CLIP),
-    }
-    if source.is_file():  # a weights file means the part it belongs to
-        for name, parts in candidates.items():
-            candidates[name] = [part for part in parts if source in part.weights]
-    candidates = {name: parts for name, parts in candidates.items() if parts}
-    if not candidates:
-        choose(source, Bart, [])  # says what was looked for and what was found
     found = {}
-    for name, parts in candidates.items():
-        fitting = [part for part in parts if variant in (part.variant, part.layout)]
-        # A variant speaks of the part that there are several of: min-dalle has one detokenizer.
-        chooses = len(parts) > 1 or fitting or len(candidates) == 1
-        found[name] = choose(source, parts[0].kind, parts, variant if chooses else None)
+    length = None  # N, which a detokenizer beside a Bart is told by it
+    for name, kind in {"bart": Bart, "vqgan": VQGAN, "clip": CLIP}.items():
+        if kind is VQGAN:
+            parts = find_vqgans(source, length, drop_classes)
+        else:
+            parts = find_barts(source) if kind is Bart else native.find(source, kind)
+        if source.is_file():  # a weights file means the part it belongs to
+            parts = [part for part in parts if source in part.weights]
+        if not parts:
+            continue
+        # Beside a Bart that `variant` chose a single other part needs no choosing.
+        found[name] = choose(source, kind, parts, variant if len(parts) > 1 or not found else None)
+        length = found[name].config().image_length if kind is Bart else length
+    if not found:
+        choose(source, Bart, [])  # says what was looked for and what was found
     return found
 
 

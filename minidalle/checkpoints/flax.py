@@ -9,7 +9,7 @@ Arrays are read one layer at a time and cast on the way.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -81,12 +81,12 @@ def find(path: Path, kind: type[Bart] | type[VQGAN]) -> list[Part]:
     return []
 
 
-def bart_config(path: Path) -> BartConfig:
+def bart_config(path: Path, optional: Iterable[str] = ()) -> BartConfig:
     """The published config as ours; a flag that would change the network is refused by name."""
     values = read_json(path)
     refuse_other_flags(path, values, BART_FLAGS)
     values["codebook_size"] = values.get("decoder_start_token_id")
-    return config_from(path, values, BartConfig)
+    return config_from(path, values, BartConfig, optional=optional)
 
 
 def vqgan_config(path: Path) -> VQGANConfig:

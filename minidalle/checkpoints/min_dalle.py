@@ -19,8 +19,8 @@ from pathlib import Path
 from torch import Tensor
 
 from minidalle.bart import Bart, BartConfig
-from minidalle.checkpoints.flax import BART_FLAGS
-from minidalle.checkpoints.parts import Part, config_from, read_json, refuse_other_flags
+from minidalle.checkpoints import flax
+from minidalle.checkpoints.parts import Part
 from minidalle.checkpoints.taming import named_tensors
 from minidalle.checkpoints.torch_file import load_torch_file
 from minidalle.tokenizer import ByteLevelBPE
@@ -95,10 +95,7 @@ def bart_config(folder: Path, suffix: str) -> BartConfig:
     """The config beside the weights; without one, the published mini's or mega's, by width."""
     path = folder / f"config{suffix}.json"
     if path.is_file():
-        values = read_json(path)
-        refuse_other_flags(path, values, BART_FLAGS)
-        values["codebook_size"] = values.get("decoder_start_token_id")
-        return config_from(path, values, BartConfig, optional=ABSENT)
+        return flax.bart_config(path, optional=ABSENT)
     weights = folder / f"encoder{suffix}.pt"
     table = dict(bart_half(weights)).get("embed_tokens.weight")
     published = {config.d_model: config for config in (BartConfig.mini(), BartConfig.mega())}

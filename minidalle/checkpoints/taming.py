@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor
 
-from minidalle.checkpoints.flax import VQGAN_FLAGS
+from minidalle.checkpoints import flax
 from minidalle.checkpoints.parts import (
     Part,
     config_from,
@@ -51,9 +51,8 @@ def find(path: Path, *, drop_classes: bool = False) -> list[Part]:
 def read_config(folder: Path) -> VQGANConfig:
     """The config beside a checkpoint: published JSON, taming's yaml, else f16-16384."""
     path = folder / "config.json"
-    if path.is_file() and "n_embed" in (values := read_json(path)):
-        refuse_other_flags(path, values, VQGAN_FLAGS)
-        return config_from(path, values, VQGANConfig, optional=("patch", "encoder"))
+    if path.is_file() and "n_embed" in read_json(path):
+        return flax.vqgan_config(path)
     yamls = sorted(folder.glob("*.yaml"))
     if len(yamls) > 1:
         raise ValueError(
@@ -82,7 +81,7 @@ def read_yaml(path: Path) -> VQGANConfig:
             f"embed_dim ({one_line(error)})"
         ) from error
     refuse_other_flags(path, model, {"target": TARGET})
-    refuse_other_flags(path, values, VQGAN_FLAGS)
+    refuse_other_flags(path, values, flax.VQGAN_FLAGS)
     return config_from(path, values, VQGANConfig, optional=("patch", "encoder"))
 
 

@@ -72,14 +72,10 @@ def train_vqgan(
     settings: SetOption = None,
 ) -> None:
     """Stage one: learn the mapping between pictures and image tokens."""
-    from minidalle.training.loop import train
-    from minidalle.training.settings import with_settings
     from minidalle.training.vqgan import VQGANTask, VQGANTrainConfig
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = [*with_data(data), *(settings or [])]
-    task, loop = with_settings(preset_of(VQGANTrainConfig, preset), given)
-    report(train(VQGANTask(task, loop), loop, run), run)
+    run_training(VQGANTask, VQGANTrainConfig, preset, given, run)
 
 
 @train_app.command(
@@ -94,13 +90,9 @@ def train_bart(
 ) -> None:
     """Stage two: learn which image tokens belong to which captions. Writes the whole model."""
     from minidalle.training.bart import BartTask, BartTrainConfig
-    from minidalle.training.loop import train
-    from minidalle.training.settings import with_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = [f"vqgan={vqgan}", *with_data(data), *(settings or [])]
-    task, loop = with_settings(preset_of(BartTrainConfig, preset), given)
-    report(train(BartTask(task, loop), loop, run), run)
+    run_training(BartTask, BartTrainConfig, preset, given, run)
 
 
 @train_app.command(
@@ -117,13 +109,21 @@ def train_clip(
 ) -> None:
     """Learn which captions and pictures belong together, to sort pictures by (`rerank`)."""
     from minidalle.training.clip import CLIPTask, CLIPTrainConfig
+
+    given = [*([f"model={model}"] if model else []), *(settings or [])]
+    run_training(CLIPTask, CLIPTrainConfig, preset, given, run)
+
+
+def run_training(task: type, config: type, preset: str, given: list[str], run: Path) -> None:
+    """Train one part, from its preset with the given settings, and say what came of it."""
     from minidalle.training.loop import train
     from minidalle.training.settings import with_settings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    given = [f"model={model}"] if model else []
-    task, loop = with_settings(preset_of(CLIPTrainConfig, preset), [*given, *(settings or [])])
-    report(train(CLIPTask(task, loop), loop, run), run)
+    settings, loop = with_settings(preset_of(config, preset), given)
+    figures = train(task(settings, loop), loop, run)
+    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    print(run)
 
 
 def with_data(data: str | None) -> list[str]:
@@ -137,9 +137,3 @@ def preset_of(kind: type, name: str) -> tuple:
     if name not in presets:
         raise ValueError(f"there is no preset {name!r}; there are: {', '.join(presets)}")
     return presets[name]
-
-
-def report(figures: dict[str, float], run: Path) -> None:
-    """Say what came of a training run."""
-    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-    print(run)

@@ -55,7 +55,7 @@ def test_convert_drops_classes_on_demand(run, tmp_path):
         (f"convert {MINI}", "FOLDER"),
         (f"convert {MINI} taken", "taken is there already"),
         (f"convert {MINI} new --dtype int8", "int8"),
-        (f"convert {MINI} new --vqgan {MINI}", "holds a Bart, but no VQGAN"),
+        (f"convert {MINI} new --vqgan {MINI}", "holds no VQGAN in a known layout"),
         ("convert empty new", "Found: nothing"),
         ("convert missing new", "no such folder or file"),
         ("info empty", "Looked for"),

@@ -413,3 +413,14 @@ def test_convert_and_info_keep_a_clip(tmp_path):
     convert(tmp_path / "ours", tmp_path / "half", dtype=torch.float16)
     before, after = (load_clip(tmp_path / name) for name in ("ours", "half"))
     assert equal(after, before.half().float())
+
+
+def test_a_converted_min_dalle_draws_what_it_drew(hub_folder, tmp_path):
+    """The detokenizer does not say how large its pictures are: the Bart beside it does."""
+    convert(hub_folder, tmp_path / "beside", variant="mini")
+    convert(MIN_DALLE / "mini", tmp_path / "apart", vqgan=MIN_DALLE)
+    expected = MiniDalle.from_pretrained(hub_folder, variant="mini").generate("a cat", seed=3)
+    for name in ("beside", "apart"):
+        drawn = MiniDalle.from_pretrained(tmp_path / name).generate("a cat", seed=3)
+        assert torch.equal(drawn.tokens, expected.tokens)
+        assert drawn.images[0].tobytes() == expected.images[0].tobytes()

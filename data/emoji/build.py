@@ -1,4 +1,4 @@
-"""Rebuild emoji64.parquet from the pinned npm packages it was made from.
+"""Rebuild emoji64.parquet, or more64.parquet, from the pinned npm packages it was made from.
 
 The drawings are Google's Noto (today's and the classic ones), Twemoji and Microsoft's Fluent (3d
 and flat); labels, tags and groups come from emojibase. Each package is fetched by `npm pack`,
@@ -7,9 +7,11 @@ checked against the sha512 pinned below, and read in memory: nothing is unpacked
     SVG or WebP -> 256x256 RGBA -> on white -> inner x inner -> centred on 64x64 -> 256 colours
 
     python data/emoji/build.py --cache /tmp/npm --out /tmp/emoji64.parquet
+    python data/emoji/build.py --cache /tmp/npm --out /tmp/more64.parquet --file more64
 
 needs npm and `pip install resvg-py==0.5.0` (the extra `[data]`), and takes some minutes. It ends
-with a comparison against the shipped file. DATA_CARD.md says what that file holds.
+with a comparison against the shipped file. more64 holds further drawings of emoji64's concepts, to
+train on only: EmojiOne 2 and Firefox OS. DATA_CARD.md says what both files hold.
 """
 
 import argparse
@@ -32,9 +34,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 SHIPPED = Path(__file__).with_name("emoji64.parquet")
+MORE_SHIPPED = Path(__file__).with_name("more64.parquet")
+MORE_NAMES = Path(__file__).with_name("more_names.json")  # style -> code points -> icon's name
 SIDE = 64  # S, pixels of the finished picture
 RASTER = 256  # pixels of the longer side at which vector drawings are rasterised
 LEAST_INK = 0.04  # share of non-white pixels below which a picture is nearly blank
+NEAR_COPY = 5.0  # mean difference (of 255) of aligned pictures below which one repeats the other
 
 INTEGRITY = {  # npm package -> sha512 of its tarball, base64, as the registry states it
     "@iconify-json/noto@1.2.9": (
@@ -52,6 +57,12 @@ INTEGRITY = {  # npm package -> sha512 of its tarball, base64, as the registry s
     "@iconify-json/noto-v1@1.2.5": (
         "/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA=="
     ),
+    "@iconify-json/emojione@1.2.3": (
+        "T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg=="
+    ),
+    "@iconify-json/fxemoji@1.2.2": (
+        "UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZNQqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ=="
+    ),
     "emojibase-data@17.0.0": (
         "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA=="
     ),
@@ -63,6 +74,11 @@ STYLES = {  # in the file's order: style -> (package, pixels of the 64 that a dr
     "fluent_flat": ("@iconify-json/fluent-emoji-flat@1.2.6", 64),
     "noto_v1": ("@iconify-json/noto-v1@1.2.5", 58),
 }
+MORE_STYLES = {  # likewise, of more64
+    "emojione": ("@iconify-json/emojione@1.2.3", 60),
+    "fxemoji": ("@iconify-json/fxemoji@1.2.2", 58),
+}
+EMOJIBASE = "emojibase-data@17.0.0"
 TEXTS = ("hexcode", "style", "label", "concept", "group", "subgroup", "gender")
 SCHEMA = pa.schema(
     [("image", pa.binary())]
@@ -132,17 +148,18 @@ def slug(label: str) -> str:
     return re.sub("[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 
-def icon_drawings(files: dict[str, bytes], rows: list[dict]) -> Drawings:
+def icon_drawings(files: dict[str, bytes], rows: list[dict], names: dict | None = None) -> Drawings:
     """The drawings of an iconify package.
 
-    chars.json gives code point -> name. noto-v1's is empty: there a drawing is found by the label.
-    The shipped file was made that way, though it mistakes three drawings (DATA_CARD.md names them).
+    chars.json gives code point -> name, and where it is empty `names` does (of more_names.json).
+    noto-v1 has neither: there a drawing is found by the label. The shipped file was made that way,
+    though it mistakes three drawings (DATA_CARD.md names them).
     """
-    icons, chars = json.loads(files["icons.json"]), json.loads(files["chars.json"])
+    icons, chars = json.loads(files["icons.json"]), json.loads(files["chars.json"]) or names
     drawings: Drawings = {}
     for row in rows:
         name = chars.get(code_key(row["hexcode"])) if chars else slug(row["label"])
-        alias = icons["aliases"].get(name, {})
+        alias = icons.get("aliases", {}).get(name, {})
         if set(alias) == {"parent"}:  # others are mirrored or turned
             name = alias["parent"]
         if name in icons["icons"]:
@@ -226,10 +243,40 @@ def select(rows: list[dict], pictures: dict[str, Image.Image]) -> list[dict]:
     return [row for row in rows if row["hexcode"] in kept]
 
 
+def aligned(picture: Image.Image) -> np.ndarray:
+    """A picture without its margin, 32x32: the same for a drawing moved or resized. int16, flat."""
+    inked = np.asarray(picture).min(axis=2) < 245
+    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
+    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    small = picture.crop(box).resize((32, 32), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.int16).ravel()
+
+
+def without_copies(
+    rows: list[dict], pictures: dict[str, Image.Image], known: np.ndarray
+) -> list[dict]:
+    """Drop the pictures that nearly repeat one of `known` (count, 3072), so that none leaks."""
+    means = known.mean(axis=1)
+    kept = []
+    for row in rows:
+        picture = aligned(pictures[row["hexcode"]])
+        # two pictures differ by no less than their means do, and most are ruled out by that
+        likely = known[np.abs(means - picture.mean()) < NEAR_COPY]
+        if not (np.abs(likely - picture).mean(axis=1) < NEAR_COPY).any():
+            kept.append(row)
+    return kept
+
+
+def finish(style: str, rows: list[dict], pictures: dict[str, Image.Image]) -> list[dict]:
+    """The rows as they stand in the file, with style and picture."""
+    return [row | {"style": style, "image": encode(pictures[row["hexcode"]])} for row in rows]
+
+
 def build(cache: Path) -> pa.Table:
-    """Fetch, check, draw and select everything."""
-    files = {package: fetch(package, cache) for package in INTEGRITY}
-    everything = emoji_rows(files["emojibase-data@17.0.0"])
+    """Fetch, check, draw and select everything of emoji64."""
+    packages = {EMOJIBASE, *(package for package, _ in STYLES.values())}
+    files = {package: fetch(package, cache) for package in sorted(packages)}
+    everything = emoji_rows(files[EMOJIBASE])
     finished: dict[str, list[dict]] = {}
     for name in sorted(STYLES, key=lambda name: name == "fluent_3d"):  # last, as it needs the flat
         package, inner = STYLES[name]
@@ -239,19 +286,40 @@ def build(cache: Path) -> pa.Table:
         if name == "fluent_3d":
             rows = established(rows, finished["fluent_flat"])
         pictures = {row["hexcode"]: place(drawings[row["hexcode"]](), inner) for row in rows}
-        finished[name] = [
-            row | {"style": name, "image": encode(pictures[row["hexcode"]])}
-            for row in select(rows, pictures)
-        ]
+        finished[name] = finish(name, select(rows, pictures), pictures)
         print(f"{name}: {len(finished[name])} of {len(rows)} drawings", flush=True)
     return pa.Table.from_pylist([row for name in STYLES for row in finished[name]], schema=SCHEMA)
 
 
+def build_more(cache: Path) -> pa.Table:
+    """Fetch, check, draw and select everything of more64: what emoji64 knows, in other styles.
+
+    more_names.json says which icon shows which emoji; it was checked by eye (DATA_CARD.md).
+    """
+    shipped = pq.read_table(SHIPPED, columns=["concept", "image"]).to_pydict()
+    known = np.stack([aligned(open_picture(data)) for data in shipped["image"]])
+    concepts, names = set(shipped["concept"]), json.loads(MORE_NAMES.read_text())
+    everything = [r for r in emoji_rows(fetch(EMOJIBASE, cache)) if r["concept"] in concepts]
+    finished: list[dict] = []
+    for name, (package, inner) in MORE_STYLES.items():
+        drawings = icon_drawings(fetch(package, cache), everything, names[name])
+        rows = [row for row in everything if row["hexcode"] in drawings]
+        pictures = {row["hexcode"]: place(drawings[row["hexcode"]](), inner) for row in rows}
+        chosen = select(rows, pictures)
+        kept = without_copies(chosen, pictures, known)
+        finished += finish(name, kept, pictures)
+        copies = len(chosen) - len(kept)
+        print(f"{name}: {len(kept)} of {len(rows)} drawings, {copies} near copies", flush=True)
+    return pa.Table.from_pylist(finished, schema=SCHEMA)
+
+
+def open_picture(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
 def psnr(a: bytes, b: bytes) -> float:
     """Peak signal-to-noise ratio of two encoded pictures in dB; infinite where they are equal."""
-    first, second = (
-        np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64) for data in (a, b)
-    )
+    first, second = (np.asarray(open_picture(data), dtype=np.float64) for data in (a, b))
     error = float(((first - second) ** 2).mean())
     return 10 * math.log10(255**2 / error) if error else math.inf
 
@@ -281,18 +349,20 @@ def compare(built: pa.Table, shipped: pa.Table) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Rebuild emoji64.parquet from npm packages.")
+    parser = argparse.ArgumentParser(description="Rebuild a dataset file from npm packages.")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the npm tarballs")
     parser.add_argument("--out", type=Path, required=True, help="the parquet file to write")
-    parser.add_argument("--compare", type=Path, default=SHIPPED, help="file to compare with")
+    parser.add_argument("--file", choices=("emoji64", "more64"), default="emoji64")
+    parser.add_argument("--compare", type=Path, help="file to compare with, else the shipped one")
     parser.add_argument("--overwrite", action="store_true", help="let --out replace a file")
     options = parser.parse_args(arguments)
     if options.out.exists() and not options.overwrite:
         parser.error(f"{options.out} exists: choose another --out, or add --overwrite")
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
-    shipped = pq.read_table(options.compare)  # before the work, and before it may be replaced
-    table = build(options.cache)
+    make, default = (build, SHIPPED) if options.file == "emoji64" else (build_more, MORE_SHIPPED)
+    shipped = pq.read_table(options.compare or default)  # before it may be replaced
+    table = make(options.cache)
     part = options.out.with_name(options.out.name + ".part")
     pq.write_table(table, part, compression="zstd")
     part.replace(options.out)

@@ -3,7 +3,7 @@
 The pictures come from `data/emoji/emoji64.parquet` (a copy of it lies inside an installed package);
 the data card beside it says how it was made and under which licences. The split is a rule, not a
 list: some concepts have one style held out, so that a model can be asked for a picture it has never
-seen of a thing it knows.
+seen of a thing it knows. `more64.parquet` has 1,900 drawings in two more styles, to train on only.
 
     EmojiDataset("train")[i]  ->  EmojiPicture with .image (3, 64, 64) uint8 and .captions
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +23,27 @@ from PIL import Image
 from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
+MORE = "more"  # drawings in other styles, to train on only: they belong to no split
 STYLE_NAMES = {
     "noto": "noto style",
     "noto_v1": "classic noto style",
     "twemoji": "twemoji style",
     "fluent_3d": "3d fluent style",
     "fluent_flat": "flat fluent style",
+    "emojione": "emojione style",
+    "fxemoji": "firefox style",
 }
 TAGS_IN_CAPTION = 3
+COLOURS = {
+    *("red", "orange", "yellow", "green", "blue", "light", "purple", "violet", "pink"),
+    *("brown", "black", "white", "grey", "gray", "dark"),
+}
 
 
-def find_parquet() -> Path:
-    """The dataset's file: inside an installed package, else in the checkout around this file."""
+def find_parquet(name: str = "emoji64.parquet") -> Path:
+    """A file of the dataset: inside an installed package, else in the checkout around this file."""
     here = Path(__file__).resolve()
-    candidates = [
-        here.with_name("emoji64.parquet"),
-        here.parents[2] / "data" / "emoji" / "emoji64.parquet",
-    ]
+    candidates = [here.with_name(name), here.parents[2] / "data" / "emoji" / name]
     for path in candidates:
         if path.is_file():
             return path
@@ -66,15 +70,29 @@ class EmojiRecord:
         return f"{self.label}, {STYLE_NAMES[self.style]}"
 
     def draw_caption(self, generator: torch.Generator) -> str:
-        """A true caption at random: half the time the plain one, else other words or with tags."""
+        """A true caption at random: mostly the plain one, or other words, tags, or no style."""
         style = STYLE_NAMES[self.style]
         kind = float(torch.rand((), generator=generator))
         if kind < 0.5:
             return self.caption
-        if kind < 0.7 or not self.tags:
+        if kind < 0.65:
             return f"{style} emoji of {self.label}"
+        if kind < 0.75 or not self.tags:
+            return self.label
         order = torch.randperm(len(self.tags), generator=generator)[:TAGS_IN_CAPTION]
-        return f"{self.label} ({', '.join(self.tags[i] for i in order)}), {style}"
+        tags = ", ".join(self.tags[i] for i in order)
+        return f"{self.label} ({tags}), {style}" if kind < 0.9 else f"{tags}, {style}"
+
+    def in_colour(self, colour: str) -> EmojiRecord | None:
+        """This drawing with its main colour turned into another: "purple apple" for "red apple".
+
+        None for people and flags, whose colours say something else.
+        """
+        if self.group in ("people-body", "flags"):
+            return None
+        words = [word for word in self.label.split() if word not in COLOURS]
+        tags = tuple(tag for tag in self.tags if not COLOURS & set(tag.split()))
+        return replace(self, label=" ".join([colour, *words]), tags=tags)
 
     def all_captions(self) -> list[str]:
         """The words of every caption that `draw_caption` can give: what a tokenizer learns from."""
@@ -117,20 +135,23 @@ def split_of_drawing(concept: str, style: str, drawn_in: list[str]) -> str:
 
 
 class EmojiDataset:
-    """One split of the emoji dataset, decoded into memory (12 kB a picture).
+    """One split of the emoji dataset, or "more" of them, decoded into memory (12 kB a picture).
 
     `images` is (count, 3, 64, 64) uint8; `records` says what each of them is.
     """
 
     def __init__(self, split: str = "train", path: str | Path | None = None):
-        if split not in SPLITS:
+        if split not in (*SPLITS, MORE):
             raise ValueError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
-        rows = pyarrow.parquet.read_table(path or find_parquet()).to_pylist()
+        if path is None:
+            path = find_parquet("more64.parquet" if split == MORE else "emoji64.parquet")
+        rows = pyarrow.parquet.read_table(path).to_pylist()
         fields = ("hexcode", "style", "label", "concept", "group", "subgroup")
         records = [
             EmojiRecord(**{f: row[f] for f in fields}, tags=tuple(row["tags"])) for row in rows
         ]
-        chosen = [i for i, name in enumerate(split_of(records)) if name == split]
+        splits = split_of(records) if split != MORE else [MORE] * len(records)
+        chosen = [i for i, name in enumerate(splits) if name == split]
         self.split = split
         self.records = [records[i] for i in chosen]
         self.images = torch.stack([decode_picture(rows[i]["image"]) for i in chosen])

@@ -1,6 +1,7 @@
 """What can be trained on, chosen by one word: the config field `data`.
 
     emoji                      the emoji dataset; held out is what its data card says
+    emoji-more                 the same, and drawings in two more styles to train on
     shapes                     scenes drawn in code; held out are pairs of a colour and a shape
     pictures/                  your own captioned pictures; a share of them is held out
     shards/{000..099}.tar      shards, by path, address or folder; the last is held out
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidalle.data.emoji import EmojiDataset, share_of
+from minidalle.data.emoji import MORE, EmojiDataset, share_of
 from minidalle.data.folder import FolderDataset, split
 from minidalle.data.shapes import ShapesDataset
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_shards
@@ -46,17 +47,24 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         return self.pictures([index])[0], self.caption(index)
 
+    def caption_in_colour(
+        self, index: int, colour: str, generator: torch.Generator | None = None
+    ) -> str:
+        """A caption of the picture once its main colour is another; empty where there is none."""
+        return ""
+
     def figures(self) -> dict[str, Tensor]:
         """What is worth logging while training."""
         return {}
 
 
 class EmojiSource(Source):
-    """A split of the emoji, in memory."""
+    """Splits of the emoji, in memory."""
 
-    def __init__(self, dataset: EmojiDataset, side: int):
-        self.records, self.images = dataset.records, dataset.images  # images (count, 3, 64, 64)
+    def __init__(self, side: int, *datasets: EmojiDataset):
         self.side = side
+        self.records = [record for dataset in datasets for record in dataset.records]
+        self.images = torch.cat([dataset.images for dataset in datasets])  # (count, 3, 64, 64)
 
     @property
     def captions(self) -> list[list[str]]:
@@ -70,6 +78,14 @@ class EmojiSource(Source):
 
     def caption(self, index: int, generator: torch.Generator | None = None) -> str:
         record = self.records[index]
+        return record.caption if generator is None else record.draw_caption(generator)
+
+    def caption_in_colour(
+        self, index: int, colour: str, generator: torch.Generator | None = None
+    ) -> str:
+        record = self.records[index].in_colour(colour)
+        if record is None:
+            return ""
         return record.caption if generator is None else record.draw_caption(generator)
 
 
@@ -133,8 +149,10 @@ def open_source(
     seed: of the order of shards. emoji: what gives a split of the emoji by its name.
     Raises ValueError or OSError, by the name, where it is nothing that can be learned from.
     """
-    if data == "emoji":
-        return EmojiSource(emoji("train"), side), EmojiSource(emoji("validation"), side)
+    if data in ("emoji", "emoji-more"):
+        known = ["train"] if data == "emoji" else ["train", MORE]
+        train = EmojiSource(side, *[emoji(split) for split in known])
+        return train, EmojiSource(side, emoji("validation"))
     if data == "shapes":
         known, held_out = ShapesDataset(SHAPES, 0), ShapesDataset(SHAPES_HELD_OUT, 1, "held_out")
         return ShapesSource(known, side), ShapesSource(held_out, side)
@@ -154,7 +172,7 @@ def open_source(
 
 def open_pictures(data: str, side: int) -> Source | FolderDataset:
     """All that `data` has to train on, a folder with nothing held out: what can be encoded."""
-    if data in ("emoji", "shapes"):
+    if data in ("emoji", "emoji-more", "shapes"):
         return open_source(data, side)[0]
     if not Path(data).is_dir():
         raise NotADirectoryError(

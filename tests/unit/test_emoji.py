@@ -81,6 +81,9 @@ def test_captions_are_true():
         "twemoji style emoji of red apple",
         "red apple (fruit, red), twemoji style",
         "red apple (red, fruit), twemoji style",
+        "red apple",
+        "fruit, red, twemoji style",
+        "red, fruit, twemoji style",
     }
     words = {
         word for caption in captions for word in caption.replace("(", "").replace(")", "").split()

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from minidalle.data.emoji import EmojiDataset
+
 FOLDER = Path(__file__).parents[2] / "data" / "emoji"
 spec = importlib.util.spec_from_file_location("emoji_build", FOLDER / "build.py")
 build = importlib.util.module_from_spec(spec)
@@ -89,7 +91,9 @@ def test_fetch_says_that_npm_is_missing(tmp_path, monkeypatch):
 
 
 def test_every_style_has_a_pinned_package():
-    assert {package for package, _ in build.STYLES.values()} <= set(build.INTEGRITY)
+    styles = build.STYLES | build.MORE_STYLES
+    assert {package for package, _ in styles.values()} | {build.EMOJIBASE} == set(build.INTEGRITY)
+    assert len(styles) == len(build.STYLES) + len(build.MORE_STYLES)
     assert all(len(build.base64.b64decode(digest)) == 64 for digest in build.INTEGRITY.values())
 
 
@@ -150,6 +154,32 @@ def test_icons_are_found_by_code_point_or_else_by_label(monkeypatch):
     assert drawn({"1fa93": "axe", "2764": "heart"}) == {"1FA93": "axe", "2764-FE0F": "red-heart"}
     assert drawn({"2764": "heart", "1f449": "right"}) == {"2764-FE0F": "red-heart"}
     assert drawn({}) == {"1FA93": "axe", "2764-FE0F": "red-heart"}
+
+
+def test_icons_are_found_by_given_names_where_the_package_has_none(monkeypatch):
+    monkeypatch.setattr(build, "rasterise", lambda icons, name: name)
+    icons = {"icons": {"cricket": {}, "cricket-game": {}, "heartred": {}}}  # and no aliases
+    rows = [row("cricket", hexcode="1F997"), row("cricket game", hexcode="1F3CF")]
+    rows += [row("red heart", hexcode="2764-FE0F")]
+    names = {"1f3cf": "cricket-game", "2764": "heartred"}
+
+    def drawn(chars: dict[str, str]) -> dict[str, str]:
+        files = {"icons.json": json.dumps(icons), "chars.json": json.dumps(chars)}
+        return {code: draw() for code, draw in build.icon_drawings(files, rows, names).items()}
+
+    assert drawn({}) == {"1F3CF": "cricket-game", "2764-FE0F": "heartred"}
+    assert drawn({"1f997": "cricket"}) == {"1F997": "cricket"}  # the package's own come first
+
+
+def test_names_of_more_styles_are_keys_that_can_be_found():
+    names = json.loads(build.MORE_NAMES.read_text())
+    assert list(names) == list(build.MORE_STYLES)
+    for codes in names.values():
+        assert [build.code_key(code) for code in codes] == list(codes)
+        assert len(set(codes.values())) == len(codes)
+    assert "1f997" not in names["emojione"]  # the insect, of which it has no drawing
+    assert names["emojione"]["1f199"] == "up-text-button"
+    assert not [name for name in names["fxemoji"].values() if name.startswith("fox")]  # for cats
 
 
 def test_files_are_found_with_and_without_fe0f():
@@ -229,6 +259,33 @@ def test_fluent_3d_needs_the_flat_drawing_and_has_no_flags():
     assert [row["label"] for row in build.established(rows, flat)] == ["axe"]
 
 
+def shape(left: int, top: int, side: int, corner: str = "blue") -> Image.Image:
+    """A red square with a corner of another colour, somewhere on white."""
+    picture = Image.new("RGB", (64, 64), "white")
+    picture.paste("red", (left, top, left + side, top + side))
+    picture.paste(corner, (left, top, left + side // 2, top + side // 2))
+    return picture
+
+
+def test_aligned_ignores_place_and_size():
+    first = build.aligned(shape(0, 0, 32))
+    assert first.shape == (32 * 32 * 3,)
+    assert (first == build.aligned(shape(20, 7, 32))).all()
+    assert (first == build.aligned(shape(0, 0, 64))).all()
+    assert (first != build.aligned(shape(0, 0, 32, "green"))).any()
+
+
+def test_without_copies_drops_what_nearly_repeats_a_known_picture():
+    known = np.stack([build.aligned(shape(0, 0, 32)), build.aligned(square(40))])
+    pictures = {"MOVED": shape(8, 8, 48), "PALER": shape(0, 0, 32, "#3030ff")}
+    pictures |= {"GREEN": shape(0, 0, 32, "green"), "RED": square(40, "red")}
+    # "paler": a quarter of it is off by 48 in two channels of three, 8 on average; "almost": 2.7
+    pictures |= {"ALMOST": shape(0, 0, 32, "#1010ff")}
+    rows = [row(label.lower()) for label in pictures]
+    kept = [row["label"] for row in build.without_copies(rows, pictures, known)]
+    assert kept == ["paler", "green", "red"]
+
+
 # comparison
 
 
@@ -284,6 +341,75 @@ def test_main_refuses_a_missing_folder_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "build", lambda cache: pytest.fail("it began to build"))
     with pytest.raises(SystemExit):
         build.main(["--cache", str(tmp_path), "--out", str(tmp_path / "no" / "out.parquet")])
+
+
+def test_main_builds_the_other_file_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build", lambda cache: pytest.fail("it built emoji64"))
+    monkeypatch.setattr(build, "build_more", lambda cache: table(row("new", "fxemoji")))
+    monkeypatch.setattr(build, "MORE_SHIPPED", tmp_path / "shipped.parquet")
+    pq.write_table(table(row("old", "fxemoji")), build.MORE_SHIPPED)
+    out = tmp_path / "out.parquet"
+    build.main(["--cache", str(tmp_path), "--out", str(out), "--file", "more64"])
+    assert pq.read_table(out).column("style").to_pylist() == ["fxemoji"]
+    assert "only in shipped: 1\n  fxemoji 'old'" in capsys.readouterr().out
+
+
+def test_build_more_draws_known_concepts_only_and_no_copies(tmp_path, monkeypatch):
+    """The whole way with made-up packages: order, selection, near copies, styles."""
+    axes = [build.encode(build.place(square(50), inner)) for inner in (58, 60)]
+    first = [row("axe", image=axes[0]), row("axe", "twemoji", image=axes[1])]
+    first += [row("bee"), row("cat"), row("dog")]
+    monkeypatch.setattr(build, "SHIPPED", tmp_path / "emoji64.parquet")
+    pq.write_table(table(*first), build.SHIPPED)
+    names = {style: {x: x for x in ("axe", "bee", "cat", "elk")} for style in build.MORE_STYLES}
+    monkeypatch.setattr(build, "MORE_NAMES", tmp_path / "names.json")
+    build.MORE_NAMES.write_text(json.dumps(names))
+    icons = {"icons": {name: {} for name in ("axe", "bee", "cat", "elk")}}
+    files = {"icons.json": json.dumps(icons), "chars.json": "{}"}
+    monkeypatch.setattr(build, "fetch", lambda package, cache: files)
+    rows = [row(label) for label in ("elk", "cat", "bee", "axe")]
+    monkeypatch.setattr(build, "emoji_rows", lambda files: [dict(r) for r in rows])
+    pictures = {"axe": square(50), "bee": shape(0, 0, 40), "cat": shape(0, 0, 40, "green")}
+    monkeypatch.setattr(build, "rasterise", lambda icons, name: pictures[name])
+    made = build.build_more(tmp_path).to_pylist()
+    assert [(r["style"], r["label"]) for r in made] == [
+        ("emojione", "cat"), ("emojione", "bee"), ("fxemoji", "cat"), ("fxemoji", "bee"),
+    ]  # fmt: skip
+
+
+def test_more_file_fits_the_first():
+    """Same columns and concepts, other styles; what is known of an emoji is the same in both."""
+    first, more = (pq.read_table(FOLDER / f"{name}64.parquet") for name in ("emoji", "more"))
+    assert more.schema.equals(build.SCHEMA) and more.num_rows == 1900
+    order = list(dict.fromkeys(more.column("style").to_pylist()))
+    assert order == list(build.MORE_STYLES)
+    columns = [name for name in more.column_names if name not in ("image", "style")]
+    known = {r["hexcode"]: r for r in first.select(columns).to_pylist()}
+    rows = more.select(columns).to_pylist()
+    assert all(r == known[r["hexcode"]] for r in rows)
+    names = json.loads(build.MORE_NAMES.read_text())
+    pairs = [tuple(r.values()) for r in more.select(["style", "hexcode"]).to_pylist()]
+    assert len(set(pairs)) == len(pairs)
+    assert all(build.code_key(code) in names[style] for style, code in pairs)
+    pictures = [build.open_picture(data) for data in more.column("image").to_pylist()]
+    assert {picture.size for picture in pictures} == {(64, 64)}
+    assert max(len(picture.getcolors(4096)) for picture in pictures) <= 256
+    assert min(build.ink(picture) for picture in pictures) >= build.LEAST_INK
+
+
+def test_more_file_repeats_no_held_out_picture():
+    held_out = [
+        build.aligned(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        for split in ("validation", "test")
+        for image in EmojiDataset(split, FOLDER / "emoji64.parquet").images
+    ]
+    known = np.stack(held_out)
+    assert len(known) == 438
+    more = pq.read_table(FOLDER / "more64.parquet", columns=["image"]).column(0).to_pylist()
+    rows = [row(str(i)) for i in range(len(more))]
+    pictures = {str(i): build.open_picture(data) for i, data in enumerate(more)}
+    kept = build.without_copies(rows, pictures, known)
+    assert len(kept) == len(rows)
 
 
 def test_shipped_file_is_what_build_would_write():

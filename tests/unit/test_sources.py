@@ -94,7 +94,7 @@ def test_shapes_and_emoji_fit_any_side():
     assert not {s for (s,) in shapes.captions} & {s for (s,) in unseen.captions}
     assert torch.equal(shapes.pictures([3])[0], shapes.dataset[3][0])
     assert open_source("shapes", 64)[0].pictures([3, 4]).shape == (2, 3, 64, 64)
-    emoji = sources.EmojiSource(EmojiDataset("validation"), 64)
+    emoji = sources.EmojiSource(64, EmojiDataset("validation"))
     assert torch.equal(some_pictures(emoji, 9), emoji.images[:9])  # to the byte
     assert torch.equal(emoji[5][0], emoji.images[5] / 255)
 

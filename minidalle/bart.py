@@ -81,10 +81,10 @@ class BartConfig:
     def emoji(cls) -> BartConfig:
         """The embedded model: 64 image tokens of 1,024 codes, prompts of up to 32 text tokens."""
         return cls(
-            d_model=256, encoder_layers=3, decoder_layers=6,
+            d_model=256, encoder_layers=2, decoder_layers=5,
             encoder_attention_heads=4, decoder_attention_heads=4,
             encoder_ffn_dim=512, decoder_ffn_dim=512,
-            encoder_vocab_size=4096, image_vocab_size=1024, codebook_size=1024,
+            encoder_vocab_size=3072, image_vocab_size=1024, codebook_size=1024,
             max_text_length=32, image_length=64,
         )  # fmt: skip
 

@@ -74,7 +74,7 @@ class CLIPConfig:
     @classmethod
     def emoji(cls) -> CLIPConfig:
         """The embedded model's: 64×64 pictures, prompts of up to 32 text tokens."""
-        return cls()
+        return cls(vocab_size=3072)
 
     @classmethod
     def tiny(cls) -> CLIPConfig:

@@ -9,11 +9,17 @@ another picture has in the same place: what it sees of the image is plausible bu
 only the caption tells. The share of swapped tokens is drawn anew for every picture, so that it also
 learns from clean beginnings, which is what it sees when it generates. A share of captions is left
 empty, for super-conditioning.
+
+Few pictures also show too little of each code to learn from scratch which codes are alike, and the
+VQGAN knows it. So embedding and head start from the codebook, and a part of what is to be predicted
+is spread over the codes near the right one ("soft labels"; Lee et al., "Autoregressive Image
+Generation Using Residual Quantization", 2022, section 3.2.3).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +27,17 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan, native
 from minidalle.data.emoji import EmojiDataset
 from minidalle.data.sources import Source, open_source
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_tokens
+from minidalle.data.variations import Variations
 from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import image_grid
-from minidalle.pipeline import MiniDalle, check_fit
+from minidalle.pipeline import MiniDalle, check_fit, check_tokenizer
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart
@@ -52,12 +60,16 @@ class BartTrainConfig:
     vqgan: str = ""  # folder of the trained first stage
     data: str = "emoji"  # emoji, shapes, a folder of captioned pictures, or shards of image tokens
     tokenizer: str = ""  # folder or file of a tokenizer; empty = `init`'s, or one learned from data
-    init: str = ""  # folder of a Bart to go on from; empty = start from random weights
-    bart: BartConfig = field(default_factory=BartConfig.emoji)
+    init: str = ""  # folder of a Bart to go on from, in any layout; empty = random weights
+    bart: BartConfig = field(default_factory=BartConfig.emoji)  # of `init`, all but dropout is its
     optimizer: str = "muon"  # of the blocks' matrices; "adamw" is plainer and learns slower
     lr: float = 2.5e-3  # at the peak; 1e-3 is better with adamw
     weight_decay: float = 0.01
     blank_caption_share: float = 0.1  # of captions that are left empty
+    variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
+    start_from_codebook: bool = True  # image embedding and head know from the start what is alike
+    label_spread: float = 0.0  # how far labels reach, in distances of a code to its nearest; 0 = no
+    gradient_checkpointing: bool = False  # keep less for the backward pass, compute it again there
     swap_at_most: float = 1.0  # a picture's share of swapped input tokens is drawn from 0 to this
     sampling: SamplingConfig = field(  # the trained model's defaults
         default_factory=lambda: SamplingConfig(temperature=0.7, condition_scale=3.0)
@@ -66,6 +78,9 @@ class BartTrainConfig:
     def __post_init__(self) -> None:
         if self.optimizer not in ("muon", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; it must be 'muon' or 'adamw'")
+        if self.variations < 0 or not 0 <= self.label_spread < float("inf"):
+            found = f"variations is {self.variations}, label_spread is {self.label_spread}"
+            raise ValueError(f"{found}; they must be at least 0")
         for name in ("blank_caption_share", "swap_at_most"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
@@ -73,11 +88,21 @@ class BartTrainConfig:
     @classmethod
     def presets(cls) -> dict[str, tuple[BartTrainConfig, LoopConfig]]:
         """By name: "emoji" is the embedded model's second stage."""
-        return {"emoji": (cls(), LoopConfig(steps=1100, batch_size=128, evaluate_every=200))}
+        emoji = cls(
+            data="emoji-more",
+            bart=replace(BartConfig.emoji(), dropout=0.1),
+            weight_decay=0.05,
+            variations=3,
+            label_spread=0.5,
+        )
+        loop = LoopConfig(steps=1500, batch_size=128, evaluate_every=300, weights_ema=0.995)
+        return {"emoji": (emoji, loop)}
 
 
 class BartTask:
     """Predict image tokens from captions."""
+
+    splits_batches = True
 
     def __init__(self, config: BartTrainConfig, loop: LoopConfig):
         self.loop = loop
@@ -94,6 +119,8 @@ class BartTask:
             self.known, self.validation = open_source(
                 config.data, self.vqgan.config.resolution, loop.seed, EmojiDataset
             )
+            if config.variations:
+                self.known = Variations(self.known, config.variations, seed=loop.seed)
         self.train_data = self.stream or self.known
         self.normalizer = TextNormalizer()
         if config.tokenizer or config.init:
@@ -101,19 +128,36 @@ class BartTask:
         else:
             captions = (self.normalizer(t) for texts in self.train_data.captions for t in texts)
             self.tokenizer = ByteLevelBPE.train(captions, config.bart.encoder_vocab_size)
-        # Few captions can fill less than the vocabulary allowed: no row should never learn.
-        bart = replace(config.bart, encoder_vocab_size=self.tokenizer.vocab_size)
-        self.config = replace(config, bart=bart)
-        check_fit(bart, self.vqgan.config)
-        with torch.random.fork_rng():
-            torch.manual_seed(loop.seed)
-            self.model = Bart(bart)
-        if config.init:
-            self.model.load_state_dict(load_bart(config.init).state_dict())
+        self.model = self.first_model(config)
+        self.config = replace(config, bart=self.model.config)
+        self.labels = soft_labels(self.vqgan.quantize.embedding.weight, config.label_spread)
         if self.stream is None:
             self.train_tokens, self.validation_tokens = (
                 encode_all(self.vqgan, data) for data in (self.known, self.validation)
             )
+
+    def first_model(self, config: BartTrainConfig) -> Bart:
+        """What training starts from: the Bart in `init`, or one of random weights."""
+        learned = load_bart(config.init) if config.init else None
+        if learned is None:
+            # Few captions can fill less than the vocabulary allowed: no row should never learn.
+            bart = replace(config.bart, encoder_vocab_size=self.tokenizer.vocab_size)
+        else:
+            bart = replace(learned.config, dropout=config.bart.dropout)
+            check_tokenizer(bart, self.tokenizer)
+        check_fit(bart, self.vqgan.config)
+        self.tokens_per_sample = bart.image_length
+        with torch.random.fork_rng():
+            torch.manual_seed(self.loop.seed)
+            model = Bart(bart)
+            if config.start_from_codebook and learned is None:
+                start_from_codebook(model, self.vqgan.quantize.embedding.weight)
+        if learned is not None:
+            model.load_state_dict(learned.state_dict())
+        if config.gradient_checkpointing:
+            for block in (*model.encoder.layers, *model.decoder.layers):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        return model
 
     def __len__(self) -> int:
         return len(self.train_data)
@@ -163,8 +207,12 @@ class BartTask:
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model(batch["text_ids"], batch["text_mask"], batch["input_ids"])
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch["image_ids"].flatten())
-        return loss, self.train_data.figures()
+        logits, targets = logits.flatten(0, 1).float(), batch["image_ids"].flatten()
+        if self.labels is not None:  # (K, K)
+            self.labels = self.labels.to(targets.device)
+            targets = self.labels[targets]
+            logits = logits[:, : targets.shape[1]]  # the start token is never right
+        return F.cross_entropy(logits, targets), self.train_data.figures()
 
     def after_step(self, step: int, accelerator: Accelerator) -> None:
         if self.stream:
@@ -173,7 +221,7 @@ class BartTask:
     def evaluate(self, samples: Path) -> dict[str, float]:
         """Loss with the right, an empty and a wrong caption on known and held-out pictures."""
         prompts = list(SAMPLE_PROMPTS)
-        if self.config.data != "emoji":
+        if not self.config.data.startswith("emoji"):
             some = range(min(len(self.validation), len(prompts)))
             prompts = [self.validation.caption(i) for i in some]
         drawn = self.pipeline().generate(prompts, n=4, seed=0)
@@ -223,6 +271,34 @@ def encode_all(vqgan: VQGAN, source: Source) -> Tensor:
     """The image tokens of all pictures of a source: (count, N)."""
     parts = torch.arange(len(source)).split(64)
     return torch.cat([vqgan.encode(source.pictures(part.tolist())) for part in parts])
+
+
+@torch.no_grad()
+def start_from_codebook(bart: Bart, codes: Tensor) -> None:
+    """Let codes (K, d) that are alike start with alike rows in the image embedding and the head.
+
+    Each is the codebook under a random projection, as large as random weights would be, so that
+    the first loss is still ln K.
+    """
+    k, d = codes.shape
+    alike = (codes - codes.mean(0)) / codes.std(0).mean() / d**0.5  # rows of length around 1
+    for table in (bart.decoder.embed_tokens.weight, bart.lm_head.weight):
+        projection = torch.randn(d, table.shape[1])
+        table[:k] = bart.config.init_std * alike @ projection
+
+
+@torch.no_grad()
+def soft_labels(codes: Tensor, spread: float) -> Tensor | None:
+    """What is to be predicted where code k is right: (K, d) -> (K, K), rows that sum to one.
+
+    The nearer a code is to the right one the more it gets: exp(−distance² / (spread · typical²)),
+    where typical is the distance from a code to its nearest, in the median. None for spread 0.
+    """
+    if spread == 0:
+        return None
+    squares = torch.cdist(codes, codes).square()  # (K, K)
+    nearest = squares.topk(2, largest=False).values[:, 1].median()
+    return torch.softmax(-squares / (spread * nearest), dim=1)
 
 
 def swap_tokens(

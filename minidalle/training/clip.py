@@ -16,18 +16,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from minidalle.checkpoints import native
 from minidalle.clip import CLIP, CLIPConfig, contrastive_loss
 from minidalle.data.emoji import EmojiDataset
+from minidalle.data.sources import open_source
+from minidalle.data.stream import is_shards
+from minidalle.data.variations import Variations, move_and_zoom
 from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import image_grid, to_pil
 from minidalle.pipeline import MiniDalle
 from minidalle.tokenizer import ByteLevelBPE
-from minidalle.training.loop import Generators, LoopConfig
+from minidalle.training.loop import Generators, LoopConfig, in_batch_order
 
 GALLERY = 500  # training pictures that held-out ones are to be told from
 SHOWN = 8  # captions whose nearest pictures are drawn at an evaluation
@@ -38,6 +40,8 @@ class CLIPTrainConfig:
     """What CLIP learns, and how."""
 
     model: str = ""  # folder of a whole model to put the CLIP into; empty = the CLIP stands alone
+    data: str = "emoji"  # emoji, emoji-more, shapes, or a folder of captioned pictures
+    variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
     clip: CLIPConfig = field(default_factory=CLIPConfig.emoji)
     lr: float = 1e-3  # at the peak
     weight_decay: float = 0.1  # of matrices and convolutions, not of norms, biases, temperature
@@ -52,7 +56,9 @@ class CLIPTrainConfig:
     @classmethod
     def presets(cls) -> dict[str, tuple[CLIPTrainConfig, LoopConfig]]:
         """By name: "emoji" is the embedded model's CLIP."""
-        return {"emoji": (cls(), LoopConfig(steps=1700, batch_size=256, evaluate_every=200))}
+        emoji = cls(data="emoji-more", variations=3, clip=CLIPConfig.emoji())
+        loop = LoopConfig(steps=1700, batch_size=256, evaluate_every=200, weights_ema=0.995)
+        return {"emoji": (emoji, loop)}
 
 
 class CLIPTask:
@@ -60,14 +66,18 @@ class CLIPTask:
 
     def __init__(self, config: CLIPTrainConfig, loop: LoopConfig):
         self.loop = loop
-        self.train_data, self.validation = EmojiDataset("train"), EmojiDataset("validation")
+        if is_shards(config.data):
+            raise ValueError(f"data {config.data}: a CLIP is not trained on shards; give a folder")
+        source, self.validation = open_source(
+            config.data, config.clip.resolution, loop.seed, EmojiDataset
+        )
+        self.train_data = Variations(source, config.variations, seed=loop.seed)
         self.whole = MiniDalle.from_pretrained(config.model) if config.model else None
         self.normalizer = self.whole.normalizer if self.whole else TextNormalizer()
-        records = self.train_data.records
         if self.whole:
             self.tokenizer = self.whole.tokenizer
         else:
-            captions = [self.normalized(text) for r in records for text in r.all_captions()]
+            captions = (self.normalized(text) for texts in source.captions for text in texts)
             self.tokenizer = ByteLevelBPE.train(captions, config.clip.vocab_size)
         rows, normalize = self.tokenizer.vocab_size, self.normalizer is not None
         clip = replace(config.clip, vocab_size=rows, normalize_text=normalize)
@@ -76,8 +86,9 @@ class CLIPTask:
             torch.manual_seed(loop.seed)
             self.model = CLIP(clip)
         # One number per plain caption: however that is worded, it is true of all its pictures.
-        numbers = {caption: i for i, caption in enumerate(sorted({r.caption for r in records}))}
-        self.keys = torch.tensor([numbers[record.caption] for record in records])
+        plain = [self.train_data.caption(i) for i in range(len(self))]
+        numbers = {caption: i for i, caption in enumerate(sorted(set(plain)))}
+        self.keys = torch.tensor([numbers[caption] for caption in plain])
 
     def normalized(self, caption: str) -> str:
         return self.normalizer(caption) if self.normalizer else caption
@@ -102,10 +113,10 @@ class CLIPTask:
 
     def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:
         """Pictures, each moved a little, and a caption of each as text tokens."""
-        config, records = self.config, self.train_data.records
-        images = self.train_data.images[indices] / 255
+        config = self.config
+        images = self.train_data.pictures(indices)
         drawn = zip(indices.tolist(), generators, strict=True)
-        ids, mask = self.text_tokens([records[i].draw_caption(g) for i, g in drawn])
+        ids, mask = self.text_tokens([self.train_data.caption(i, g) for i, g in drawn])
         return {
             "images": move_and_zoom(images, config.max_shift, config.max_zoom, generators),
             "text_ids": ids,
@@ -127,19 +138,20 @@ class CLIPTask:
     def evaluate(self, samples: Path) -> dict[str, float]:
         """Retrieval on validation pictures, among them and some training pictures."""
         others = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:GALLERY]
-        images = torch.cat([self.validation.images, self.train_data.images[others]])
-        known = [self.train_data.records[i] for i in others.tolist()]
-        scores = self.scores(images, [r.caption for r in [*self.validation.records, *known]])
+        pairs = [self.validation[i] for i in range(len(self.validation))]
+        pairs += [self.train_data[i] for i in others.tolist()]
+        images = torch.stack([image for image, _ in pairs])
+        scores = self.scores(images, [caption for _, caption in pairs])
         nearest = scores[:, :SHOWN].topk(5, dim=0).indices.T  # (SHOWN, 5)
-        image_grid([to_pil(images[i] / 255) for i in nearest.flatten()], columns=5).save(
+        image_grid([to_pil(images[i]) for i in nearest.flatten()], columns=5).save(
             samples / "nearest_pictures.png"
         )
         return retrieval_figures(scores, len(self.validation))
 
     def scores(self, images: Tensor, captions: list[str]) -> Tensor:
-        """Similarities of pictures (M, 3, S, S) uint8 with captions: (M, captions)."""
+        """Similarities of pictures (M, 3, S, S) in [0, 1] with captions: (M, captions)."""
         device = self.model.log_scale.device
-        features = [self.model.encode_images((part / 255).to(device)) for part in images.split(64)]
+        features = [self.model.encode_images(part.to(device)) for part in images.split(64)]
         ids, mask = self.text_tokens(captions)
         texts = self.model.encode_text(ids.to(device), mask.to(device))
         return (torch.cat(features) @ texts.T).cpu()
@@ -164,32 +176,24 @@ class GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        return in_batch_order(rows)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        # A copy, since all_reduce writes into it, and the gradient may not be ours alone.
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        return gradient[dist.get_rank() :: dist.get_world_size()]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, (B/processes, …) -> (B, …), through which gradients flow."""
+    """The rows of all processes, (B/processes, …) -> (B, …), through which gradients flow.
+
+    They are in the order in which one process would have them. Every process computes the same loss
+    from them, so the gradient that comes to a row is as many times too large as there are
+    processes; the mean over the processes, which DistributedDataParallel takes, sets that right.
+    """
     return GatherRows.apply(rows) if dist.is_available() and dist.is_initialized() else rows
-
-
-def move_and_zoom(
-    images: Tensor, max_shift: float, max_zoom: float, generators: Generators
-) -> Tensor:
-    """Pictures (B, 3, S, S), moved by up to `max_shift` pixels, scaled by up to 1 ± `max_zoom`."""
-    drawn = torch.stack([2 * torch.rand(3, generator=g) - 1 for g in generators])  # (B, 3) in ±1
-    shifts = drawn[:, :2] * max_shift * 2 / images.shape[-1]  # a picture spans -1 … 1
-    zooms = 1 + drawn[:, 2] * max_zoom
-    transforms = torch.cat([torch.diag_embed(zooms[:, None].expand(-1, 2)), shifts[:, :, None]], 2)
-    grid = F.affine_grid(transforms, list(images.shape), align_corners=False)  # (B, S, S, 2)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def retrieval_figures(scores: Tensor, queries: int) -> dict[str, float]:

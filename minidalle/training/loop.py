@@ -9,20 +9,20 @@ the batch, too: which samples, how they are augmented, dropout. So a resumed run
 the step's number to go on exactly as if it had never stopped, and a batch dealt out to many
 processes is the batch that one process would have had.
 
-A run folder holds `run.json` (the settings it was started with), `metrics.jsonl` (one line per
-log), `samples/`, `checkpoint.pt` (the whole state, for resuming), and at the end the trained parts
-in minidalle's native layout: `config.json` and the weights.
+A run folder (`run_folder`) holds settings, logs and the whole state, for resuming, and at the end
+the trained parts in minidalle's native layout: `config.json` and the weights.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,11 +32,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minidalle.checkpoints.parts import write_atomically
+from minidalle.training.run_folder import (
+    append_metrics,
+    forget_later_metrics,
+    start_run_folder,
+    write_checkpoint,
+)
+from minidalle.training.trackers import tracker_names, tracking
 
 log = logging.getLogger(__name__)
 
 Generators = list[torch.Generator]  # one for each sample of a batch, for what is random about it
+IN_THE_BAR = ("loss", "perplexity", "samples_per_second", "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -48,24 +55,38 @@ class LoopConfig:
 
     steps: int = 1000  # optimizer steps in the whole run
     batch_size: int = 64  # samples per step, over all processes
+    accumulate: int = 1  # parts that a process works its share of a batch through in: saves memory
     warmup_steps: int = 100  # of rising learning rate, linearly; then it falls along a cosine
     grad_clip: float = 1.0  # the gradient's norm is cut to this
+    weights_ema: float = 0.0  # decay per step of the averaged weights, from 0 (none) to below 1
     precision: str = "bf16"  # "no" (float32) or "bf16" (autocast)
     seed: int = 0  # of everything random in the run
     log_every: int = 20  # steps between lines in metrics.jsonl
     evaluate_every: int = 500  # steps between evaluations on the validation split, with samples
     save_every: int = 100  # steps between checkpoints
+    trackers: str = ""  # accelerate's trackers that get the logs, too: "tensorboard", "wandb,aim"…
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "evaluate_every", "save_every"):
+        counts = ("steps", "batch_size", "accumulate", "log_every", "evaluate_every", "save_every")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.weights_ema < 1:
+            raise ValueError(
+                f"weights_ema is {self.weights_ema}; it must be from 0 (no average) to below 1"
+            )
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be 'no' or 'bf16'")
 
 
 class Task(Protocol):
-    """What a part of the model brings to the loop."""
+    """What a part of the model brings to the loop.
+
+    A task may also have these; they count as 0 and False where it has not:
+        tokens_per_sample: int   tokens that are learned from one sample, for the speed in tokens
+        splits_batches: bool     the loss is a mean over samples, and nothing else looks at the
+                                 batch as a whole: it may be worked through in parts
+    """
 
     model: nn.Module
     config: Any  # a dataclass, written into run.json
@@ -87,34 +108,33 @@ def train(
     """Train to `config.steps`, from the run folder's last checkpoint if there is one.
 
     progress: whether to show a progress bar; None shows one on a terminal. Returns the last
-    evaluation. Raises ValueError where the run folder was started with other settings, and
-    FloatingPointError, naming step and samples, where the loss is no longer a number.
+    evaluation. Raises ValueError where the run folder was started with other settings or the task
+    cannot be trained with these, and FloatingPointError, naming step and samples, where the loss is
+    no longer a number.
     """
     trainer = Trainer(task, config, Path(run))
     first_step = trainer.load_checkpoint()
     show = (sys.stderr.isatty() if progress is None else progress) and trainer.is_main
-    bar = tqdm(total=config.steps, initial=first_step, disable=not show, dynamic_ncols=True)
-    since, logged = time.perf_counter(), first_step
-    for step in range(first_step, config.steps):
-        metrics = trainer.take_step(step)
-        done = step + 1
-        last = done == config.steps
-        bar.update()
-        if done % config.log_every == 0 or last:
-            seconds, since = time.perf_counter() - since, time.perf_counter()
-            speed = (done - logged) * config.batch_size / seconds
-            logged = done
-            line = trainer.log(done, metrics | {"samples_per_second": torch.tensor(speed)})
-            bar.set_postfix({name: f"{value:.3g}" for name, value in line.items()})
-        if done % config.evaluate_every == 0 and not last:
-            trainer.evaluate(done)
-        if done % config.save_every == 0 or last:
-            trainer.save_checkpoint(done)
-    bar.close()
-    result = trainer.evaluate(config.steps)
-    if trainer.is_main:
-        task.export(trainer.run)
-    return result
+    options = {"total": config.steps, "initial": first_step, "unit": "step", "disable": not show}
+    trackers = tracking(trainer.accelerator, trainer.run, trainer.configs)
+    with trackers, tqdm(**options, dynamic_ncols=True) as bar:
+        since, logged = time.perf_counter(), first_step
+        for step in range(first_step, config.steps):
+            metrics = trainer.take_step(step)
+            done = step + 1
+            last = done == config.steps
+            bar.update()
+            if done % config.log_every == 0 or last:
+                seconds, since = time.perf_counter() - since, time.perf_counter()
+                metrics |= trainer.speed(done - logged, seconds)
+                logged = done
+                line = trainer.log(done, metrics)
+                bar.set_postfix({n: f"{line[n]:.3g}" for n in IN_THE_BAR if n in line})
+            if done % config.evaluate_every == 0 and not last:
+                trainer.evaluate(done)
+            if done % config.save_every == 0 or last:
+                trainer.save_checkpoint(done)
+        return trainer.finish()
 
 
 class Trainer:
@@ -122,24 +142,24 @@ class Trainer:
 
     def __init__(self, task: Task, config: LoopConfig, run: Path):
         self.task, self.config, self.run = task, config, run
-        self.accelerator = Accelerator(mixed_precision=config.precision)
-        if config.batch_size % self.accelerator.num_processes:
-            raise ValueError(
-                f"batch_size is {config.batch_size}; it must be divisible by the number of "
-                f"processes, {self.accelerator.num_processes}"
-            )
+        self.configs = {"loop": config, "task": task.config}
+        trackers = tracker_names(config.trackers) or None
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision, log_with=trackers, project_dir=run
+        )
+        check_parts(task, config, self.accelerator.num_processes)
         self.is_main = self.accelerator.is_main_process  # one process writes for all
         if self.is_main:
-            settings = {"loop": asdict(config), "task": asdict(task.config)}
-            start_run_folder(run, settings)
+            start_run_folder(run, self.configs)
         self.model = self.accelerator.prepare(task.model)
         self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in task.optimizers()]
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         self.peak_rates = [group["lr"] for group in self.groups]
+        self.average = WeightsEMA(task.model, config.weights_ema) if config.weights_ema else None
         self.last_good = "no checkpoint yet; what the run was started from"
 
     def take_step(self, step: int) -> dict[str, Tensor]:
-        """One forward and backward pass and one update; return the numbers worth logging."""
+        """One pass over a batch, forward and backward, and one update; return what to log."""
         accelerator, config = self.accelerator, self.config
         for group, rate in zip(self.groups, self.peak_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, config)
@@ -153,46 +173,88 @@ class Trainer:
         self.model.train()
         with torch.random.fork_rng():  # dropout draws from the global generator: lend it a seed
             torch.manual_seed(seed_of(seed, here))
-            loss, metrics = self.task.loss(self.model, batch)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} in step {step} (samples {indices.tolist()[:8]}…); "
-                    f"lower the learning rate: {self.last_good} is still good"
-                )
-            accelerator.backward(loss)
+            metrics = self.add_gradients(step, indices, batch)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.task.after_step(step, accelerator)
-        return {"loss": loss, **metrics, "gradient_norm": torch.as_tensor(norm)}
+        if self.average:
+            self.average.update(step)
+        return {**metrics, "gradient_norm": torch.as_tensor(norm)}
+
+    def add_gradients(
+        self, step: int, indices: Tensor, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Work a batch through, part by part; return the loss and the metrics, as means.
+
+        The model is left with the gradient of the loss over the whole batch, of all processes. What
+        a part's backward pass needs is forgotten before the next one begins.
+        """
+        parts = self.config.accumulate
+        pieces = {name: value.chunk(parts) for name, value in batch.items()}
+        found: list[dict[str, Tensor]] = []
+        for i, samples in enumerate(indices.chunk(parts)):
+            part = {name: piece[i] for name, piece in pieces.items()}
+            last = i == parts - 1  # only then need the processes tell each other their gradients
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, metrics = self.task.loss(self.model, part)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} in step {step} (samples "
+                        f"{samples.tolist()[:8]}…); lower the learning rate: "
+                        f"{self.last_good} is still good"
+                    )
+                self.accelerator.backward(loss / parts)
+            found.append({n: v.detach().float() for n, v in {"loss": loss, **metrics}.items()})
+        return {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
+
+    def speed(self, steps: int, seconds: float) -> dict[str, Tensor]:
+        """Samples per second over all processes, and tokens where a sample has tokens."""
+        samples = steps * self.config.batch_size / seconds
+        tokens = getattr(self.task, "tokens_per_sample", 0)
+        speeds = {"samples_per_second": torch.tensor(samples)}
+        return speeds | ({"tokens_per_second": torch.tensor(samples * tokens)} if tokens else {})
 
     def log(self, step: int, metrics: dict[str, Tensor]) -> dict[str, float]:
-        """Append the metrics, as means over the processes, to metrics.jsonl; return them."""
+        """Write the metrics, as means over the processes, and return them."""
         device, reduce = self.accelerator.device, self.accelerator.reduce
         line = {n: float(reduce(v.detach().float().to(device), "mean")) for n, v in metrics.items()}
         self.write_metrics(step, line)
         return line
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Let the task evaluate, on the main process; log and return what it found."""
+        """Let the task evaluate, on the main process; write and return what it found."""
         result: dict[str, float] = {}
         if self.is_main:
             self.task.model.eval()
-            result = self.task.evaluate(self.run / "samples")
+            with self.averaged_weights():
+                result = self.task.evaluate(self.run / "samples")
             self.write_metrics(step, {f"validation_{name}": v for name, v in result.items()})
         self.accelerator.wait_for_everyone()
         return result
 
-    def write_metrics(self, step: int, line: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl."""
+    def finish(self) -> dict[str, float]:
+        """Evaluate for the last time, and let the task write what was learned."""
+        result = self.evaluate(self.config.steps)
         if self.is_main:
-            rounded = {name: round(value, 6) for name, value in line.items()}
-            with open(self.run / "metrics.jsonl", "a") as file:
-                file.write(json.dumps({"step": step, **rounded}) + "\n")
+            with self.averaged_weights():
+                self.task.export(self.run)
+        return result
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """A context in which the model has its averaged weights, if they are asked for."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def write_metrics(self, step: int, line: dict[str, float]) -> None:
+        """One line for metrics.jsonl, and for the trackers."""
+        if self.is_main:
+            append_metrics(self.run, step, line)
+            self.accelerator.log(line, step=step)
 
     def save_checkpoint(self, step: int) -> None:
-        """Write the whole state aside, then rename it over the last one."""
+        """Write the whole state, over the last one."""
+        path = self.run / "checkpoint.pt"
         if self.is_main:
             state = {
                 "step": step,
@@ -200,17 +262,10 @@ class Trainer:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "task": self.task.state_dict(),
             }
-            temporary = self.run / ".checkpoint.pt.part"
-            try:
-                torch.save(state, temporary)
-                os.replace(temporary, self.run / "checkpoint.pt")
-            except (OSError, RuntimeError) as error:  # torch.save says a full disk as the latter
-                temporary.unlink(missing_ok=True)
-                raise OSError(
-                    f"{self.run / 'checkpoint.pt'} of step {step} could not be written: {error}; "
-                    f"{self.last_good} is still good"
-                ) from error
-        self.last_good = f"{self.run / 'checkpoint.pt'} of step {step}"
+            if self.average:
+                state["weights_ema"] = self.average.weights
+            write_checkpoint(path, state, self.last_good)
+        self.last_good = f"{path} of step {step}"
         self.accelerator.wait_for_everyone()
 
     def load_checkpoint(self) -> int:
@@ -224,11 +279,74 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         self.task.load_state_dict(state["task"])
+        if self.average:
+            copy_values(state["weights_ema"], to=self.average.weights)
         self.last_good = f"{path} of step {state['step']}"
         if self.is_main:
-            forget_later_metrics(self.run / "metrics.jsonl", state["step"])
+            forget_later_metrics(self.run, state["step"])
         log.info("resuming %s at step %d", self.run, state["step"])
         return state["step"]
+
+
+class WeightsEMA:
+    """A moving average of a model's weights over the steps, kept in float32.
+
+    It is often better than the weights of any one step, which still follow the last few batches.
+    Averaged are all floating-point parameters and buffers. The first steps are averaged over fewer
+    steps than `decay` asks for, about a tenth of those taken, and the weights that the model was
+    started with do not count: they would be in the average for long.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.decay = model, decay
+        self.weights = {name: value.float().clone() for name, value in self.current().items()}
+
+    def current(self) -> dict[str, Tensor]:
+        """The model's own weights, by name."""
+        return {n: v for n, v in self.model.state_dict().items() if v.is_floating_point()}
+
+    def update(self, step: int) -> None:
+        """Take in the weights that the model has after this step, counted from 0."""
+        decay = min(self.decay, step / (step + 9))
+        for name, value in self.current().items():
+            self.weights[name].lerp_(value.float(), 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A context in which the model has the averages for weights."""
+        own = {name: value.clone() for name, value in self.current().items()}
+        try:
+            copy_values(self.weights, to=self.current())
+            yield
+        finally:
+            copy_values(own, to=self.current())
+
+
+@torch.no_grad()
+def copy_values(values: dict[str, Tensor], *, to: dict[str, Tensor]) -> None:
+    """Write tensors into others of the same names."""
+    for name, value in to.items():
+        value.copy_(values[name])
+
+
+def check_parts(task: Task, config: LoopConfig, processes: int) -> None:
+    """Raise ValueError unless batches can be dealt out to the processes, and worked in parts."""
+    if config.batch_size % processes:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; it must be divisible by the number of "
+            f"processes, {processes}"
+        )
+    share = config.batch_size // processes
+    if share % config.accumulate:
+        raise ValueError(
+            f"accumulate is {config.accumulate}; it must divide the samples that each process "
+            f"has of a batch, {share}"
+        )
+    if config.accumulate > 1 and not getattr(task, "splits_batches", False):
+        raise ValueError(
+            f"accumulate is {config.accumulate}; it must be 1 for {type(task).__name__}, which "
+            "looks at a batch as a whole"
+        )
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:
@@ -250,14 +368,19 @@ def samples_of_step(step: int, size: int, config: LoopConfig) -> Tensor:
     The epochs' random orders are laid end to end and cut into batches.
     """
     first = step * config.batch_size
-    positions = torch.arange(first, first + config.batch_size)
-    orders = {
-        epoch: torch.randperm(
-            size, generator=torch.Generator().manual_seed(seed_of(config.seed + 997, epoch))
-        )
-        for epoch in range(first // size, (first + config.batch_size - 1) // size + 1)
-    }
-    return torch.stack([orders[int(p) // size][int(p) % size] for p in positions])
+    end = first + config.batch_size
+    pieces = [
+        order_of_epoch(config.seed, epoch, size)[max(0, first - epoch * size) : end - epoch * size]
+        for epoch in range(first // size, (end - 1) // size + 1)
+    ]
+    return torch.cat(pieces)
+
+
+@lru_cache(maxsize=1)  # steps ask for one epoch after the other, and an order may be large
+def order_of_epoch(seed: int, epoch: int, size: int) -> Tensor:
+    """All samples' numbers in the random order of an epoch: (size,). Not to be written to."""
+    generator = torch.Generator().manual_seed(seed_of(seed + 997, epoch))
+    return torch.randperm(size, generator=generator)
 
 
 def in_batch_order(tensor: Tensor) -> Tensor:
@@ -267,36 +390,3 @@ def in_batch_order(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)
-
-
-def forget_later_metrics(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which will be taken again, and a line cut short."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            continue
-    write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def start_run_folder(run: Path, settings: dict[str, Any]) -> None:
-    """Make the run folder, or check that the one there was started with the same settings."""
-    path = run / "run.json"
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "samples").mkdir(exist_ok=True)
-    settings = json.loads(json.dumps(settings))
-    if path.exists() and (run / "checkpoint.pt").exists():
-        before = json.loads(path.read_text())
-        changed = [
-            f"{part}.{name} was {before[part].get(name)!r}, is {value!r}"
-            for part in settings
-            for name, value in settings[part].items()
-            if before[part].get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{run} was started with other settings: {'; '.join(changed)}. Use another folder"
-            )
-    path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -22,9 +22,11 @@ def with_settings(configs: tuple[Any, ...], settings: Iterable[str]) -> tuple[An
             raise ValueError(f"setting {setting!r}: expected name=value")
         known = sorted({field for config in configs for field in field_names(config)})
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"setting {setting!r}: no field is named {name!r}; {hint}")
+            (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise ValueError(
+                f"setting {setting!r}: no field is named {name!r}; did you mean {nearest!r}? "
+                f"There are: {', '.join(known)}"
+            )
         configs = tuple(with_field(config, name, text) for config in configs)
     return configs
 

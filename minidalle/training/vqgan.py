@@ -9,7 +9,7 @@ numbers a codebook collapses to a handful of codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class VQGANTrainConfig:
     init: str = ""  # VQGAN to go on from, with as many codes or fewer; empty = random weights
     lr: float = 8e-4
     losses: LossConfig = field(default_factory=LossConfig)
+    freeze_tokens: bool = False  # keep encoder and codebook of `init`; only the decoder learns on
     ema_decay: float = 0.99  # of the codebook's moving average, per step
     revive_below: float = 0.5  # a code chosen less often than this per step, on average, is dead
     revive_every: int = 25  # steps between revivals
@@ -52,21 +53,30 @@ class VQGANTrainConfig:
 
     @classmethod
     def presets(cls) -> dict[str, tuple[VQGANTrainConfig, LoopConfig]]:
-        """By name: "emoji" is the embedded model's first stage, "emoji-finish" goes on from it.
+        """By name: "emoji" is the embedded model's first run, two others go on from it by `init`.
 
-        The finish takes the pictures as they are and cares more for squared differences; it needs
-        `init`.
+        "emoji-finish" takes the pictures as they are in its second half, and cares more for squared
+        differences; "emoji-crisp" lets a discriminator sharpen the decoder, under the same tokens.
         """
         finish = cls(
             lr=5e-4,
-            losses=LossConfig(l1_weight=0.5, l2_weight=8.0),
-            jitter_until=0.0,
+            losses=LossConfig(l1_weight=0.5, l2_weight=8.0, perceptual_weight=0.1),
+            max_shift=2,
+            jitter_until=0.5,
             ema_decay=0.995,
             revive_below=0.1,
+        )
+        crisp = cls(
+            lr=2e-4,
+            losses=replace(finish.losses, adversarial_weight=0.3),
+            freeze_tokens=True,
+            max_shift=2,
+            jitter_until=0.5,
         )
         return {
             "emoji": (cls(), LoopConfig(steps=2300, batch_size=64, evaluate_every=200)),
             "emoji-finish": (finish, LoopConfig(steps=2900, batch_size=32, evaluate_every=400)),
+            "emoji-crisp": (crisp, LoopConfig(steps=800, batch_size=32, evaluate_every=200)),
         }
 
 
@@ -113,7 +123,12 @@ class VQGANTask:
         self.judge = self.losses.discriminator_optimizer()
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
+        if config.freeze_tokens and not config.init:
+            raise ValueError("freeze_tokens keeps the tokens of `init`, which is empty; set it")
         self.learned_codes = self.go_on_from(config.init) if config.init else 0
+        if config.freeze_tokens:
+            self.model.encoder.requires_grad_(False)
+            self.model.quant_conv.requires_grad_(False)
         self.train_data, self.validation = open_source(
             config.data, config.vqgan.resolution, loop.seed, EmojiDataset
         )
@@ -179,7 +194,8 @@ class VQGANTask:
         if loss is not None:
             rate = self.config.losses.discriminator_lr * learning_rate_factor(step, self.loop)
             discriminator_step(self.losses.discriminator, self.judge, loss, rate)
-        self.move_codebook(step, accelerator)
+        if not self.config.freeze_tokens:
+            self.move_codebook(step, accelerator)
         if isinstance(self.train_data, ShardStream):
             self.train_data.after_step(accelerator)
 

@@ -18,13 +18,13 @@ from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_clip, native
 from minidalle.clip import CLIP, CLIPConfig, TransformersCLIP, contrastive_loss
 from minidalle.data.emoji import EmojiDataset
+from minidalle.data.variations import move_and_zoom
 from minidalle.pipeline import MiniDalle, to_tensor
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training import clip as clip_stage
 from minidalle.training.clip import (
     CLIPTask,
     CLIPTrainConfig,
-    move_and_zoom,
     retrieval_figures,
 )
 from minidalle.training.loop import LoopConfig, train
@@ -435,11 +435,12 @@ def test_it_learns_which_caption_belongs_to_which_picture(few_emoji, tmp_path):
     """80 steps on 24 pictures: nearly all are found; the folder has the CLIP and its tokenizer."""
     loop = replace(LOOP, steps=80, batch_size=24, warmup_steps=10, evaluate_every=80, save_every=80)
     task = clip_task(loop, lr=3e-3, max_shift=0.0, max_zoom=0.0)
-    captions = [record.caption for record in task.train_data.records]
+    captions = [task.train_data.caption(i) for i in range(24)]
+    pictures = task.train_data.pictures(range(24))
 
     def known():
         with torch.no_grad():
-            return retrieval_figures(task.scores(task.train_data.images, captions), 24)
+            return retrieval_figures(task.scores(pictures, captions), 24)
 
     before = known()
     figures = train(task, loop, tmp_path)
@@ -480,17 +481,33 @@ def test_batches_hold_true_captions_of_unmirrored_pictures(few_emoji):
     task = clip_task(max_shift=0.0, max_zoom=0.0)
     indices = torch.tensor([3, 5, 3])
     batch = task.batch(0, indices, [torch.Generator().manual_seed(i) for i in (1, 2, 30)])
-    torch.testing.assert_close(batch["images"], task.train_data.images[indices] / 255)
+    torch.testing.assert_close(batch["images"], task.train_data.pictures(indices))
     assert batch["keys"][0] == batch["keys"][2] != batch["keys"][1]
     for ids, mask, i in zip(batch["text_ids"], batch["text_mask"], indices.tolist(), strict=True):
         text = task.tokenizer.decode(ids[mask.bool()])
-        record = task.train_data.records[i]
-        assert task.normalizer(record.label).strip() in text
+        record = task.train_data.source.records[i]
+        assert any(task.normalizer(word).strip() in text for word in (record.label, *record.tags))
     moved = clip_task()
     one = moved.batch(0, indices[1:2], [torch.Generator().manual_seed(2)])
     of_three = moved.batch(0, indices, [torch.Generator().manual_seed(i) for i in (1, 2, 30)])
     torch.testing.assert_close(one["images"][0], of_three["images"][1])
     assert not torch.equal(of_three["images"][0], of_three["images"][2])
+
+
+def test_recoloured_pictures_have_captions_and_keys_of_their_own(few_emoji):
+    task = clip_task(variations=3)
+    assert len(task) == 4 * 24 == len(task.keys)
+    recoloured = [i for i in range(len(task)) if task.train_data.new_colour(i)]
+    assert recoloured
+    for i in recoloured:
+        assert task.keys[i] != task.keys[i - i % 4]  # the picture itself
+        assert task.train_data.caption(i).startswith(task.train_data.new_colour(i))
+
+
+@pytest.mark.parametrize("data", ["some.tar", "shards/{00..03}.tar"])
+def test_shards_are_refused(data):
+    with pytest.raises(ValueError, match="not trained on shards"):
+        clip_task(data=data)
 
 
 def test_pictures_move_and_zoom_but_are_never_mirrored():

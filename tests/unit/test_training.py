@@ -257,6 +257,7 @@ def test_settings_by_name():
     assert (loop.steps, task.lr, task.vqgan.ch_mult, loop.precision) == (5, 1.0, (1, 1, 2), "no")
     for setting, message in [
         ("stps=5", "did you mean 'steps'"),
+        ("widht=5", "did you mean '"),  # however far it is, some field is the nearest
         ("steps", "expected name=value"),
         ("steps=many", "expected int"),
         ("batch_size=0", "batch_size is 0"),

@@ -1,0 +1,160 @@
+"""The loop in two processes: CLIP, batches in parts, averaged weights, all as in one process.
+
+This file is also the script that runs in those processes: `test_loop_processes.py FOLDER`.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from loop_toy import LOOP, ToyTask, checkpoint_of, losses_of
+
+from minidalle.clip import CLIPConfig
+from minidalle.data.emoji import EmojiDataset
+from minidalle.training import clip as clip_stage
+from minidalle.training import loop as training_loop
+from minidalle.training.clip import CLIPTask, CLIPTrainConfig, gather_rows
+
+STEPS = replace(LOOP, steps=12, evaluate_every=100)
+LOOPS = {
+    "clip": replace(STEPS, batch_size=8),
+    "whole": STEPS,
+    "parts": replace(STEPS, accumulate=2),
+    "average": replace(STEPS, weights_ema=0.5),
+}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+# What runs in the processes.
+
+
+class FewEmoji(EmojiDataset):
+    """24 pictures, whatever the split: decoding thousands would take longer than the test."""
+
+    def __init__(self, split):
+        whole = EmojiDataset("validation")
+        self.records, self.images = whole.records[:24], whole.images[:24]
+
+
+class WatchedAverage(training_loop.WeightsEMA):
+    """The loop's, which other processes than the first keep to themselves."""
+
+    def __init__(self, model, decay):
+        super().__init__(model, decay)
+        model.average = self
+
+
+def fingerprint(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for value in state.values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def of_all_processes(found: object) -> list:
+    if not dist.is_initialized():
+        return [found]
+    everywhere = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, found)
+    return everywhere
+
+
+def train_stage(stage: str, folder: Path) -> list[list[str]]:
+    """Train; return fingerprints of what each process has then: weights, and averages if any."""
+    if stage == "clip":
+        config = CLIPTrainConfig(clip=replace(CLIPConfig.tiny(), resolution=64, patch=8))
+        task = CLIPTask(config, LOOPS[stage])
+    else:
+        task = ToyTask()
+    training_loop.train(task, LOOPS[stage], folder / stage)
+    states = [task.model.state_dict()]
+    if hasattr(task.model, "average"):
+        states.append(task.model.average.weights)
+    return of_all_processes([fingerprint(state) for state in states])
+
+
+def gather_numbers() -> list[list[list[float]]]:
+    """What each process gathers of six numbers, and the gradient of a loss that weighs them."""
+    here, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rows = torch.arange(6.0)[here::processes, None].requires_grad_()
+    gathered = gather_rows(rows)
+    (gathered[:, 0] * torch.tensor([1.0, 2, 4, 8, 16, 32])).sum().backward()
+    return of_all_processes([gathered.flatten().tolist(), rows.grad.flatten().tolist()])
+
+
+def main(folder: Path) -> None:
+    clip_stage.EmojiDataset, training_loop.WeightsEMA = FewEmoji, WatchedAverage
+    found = {stage: train_stage(stage, folder) for stage in LOOPS} | {"numbers": gather_numbers()}
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(json.dumps(found))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# The tests.
+
+
+def in_processes(count: int, folder: Path) -> dict[str, list]:
+    """What the script prints: by stage, a list of what each process found."""
+    command = [sys.executable]
+    if count > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    done = subprocess.run(
+        [*command, __file__, str(folder)], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    return in_processes(1, folder / "one")
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    return in_processes(2, folder / "two")
+
+
+@pytest.mark.parametrize("stage", LOOPS)
+def test_two_processes_give_one_processes_curve(stage, one, two, folder):
+    """The same global batches, float32: every loss to 1e-5; all processes end with the same.
+
+    CLIP's loss looks at all pairs of the batch, so they must come together from both. Parts are
+    compared with whole batches.
+    """
+    losses = losses_of(folder / "one" / ("whole" if stage == "parts" else stage))
+    assert len(losses) == 12 and losses[-1] < losses[0]
+    assert losses_of(folder / "two" / stage) == pytest.approx(losses, abs=1e-5)
+    assert len(two[stage]) == 2 and two[stage][0] == two[stage][1]
+
+
+def test_two_processes_give_one_processes_average(one, two, folder):
+    averages = [checkpoint_of(folder / name / "average")["weights_ema"] for name in ("one", "two")]
+    for name, value in averages[0].items():
+        torch.testing.assert_close(value, averages[1][name], atol=1e-5, rtol=1e-5)
+    weights, average = two["average"][1]  # of the process that writes no checkpoint
+    assert average == fingerprint(averages[1]) != weights
+
+
+def test_rows_are_gathered_in_the_batchs_order(one, two):
+    """Every process has them all; a row's gradient is the sum over the processes' losses."""
+    assert one["numbers"] == [[[0, 1, 2, 3, 4, 5], [1, 2, 4, 8, 16, 32]]]
+    assert [rows for rows, _ in two["numbers"]] == [[0, 1, 2, 3, 4, 5]] * 2
+    assert [gradient for _, gradient in two["numbers"]] == [[2, 8, 32], [4, 16, 64]]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

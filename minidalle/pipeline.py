@@ -80,14 +80,17 @@ class Result:
 
     def metadata(self, picture: int | None = None) -> dict[str, Any]:
         """What is needed to draw all the pictures again, or one of them; JSON can hold it."""
+        chosen = slice(None) if picture is None else slice(picture, picture + 1)
         partial = {"step": self.step} if self.step < self.length else {}
+        ranked = {} if self.scores is None else {"scores": self.scores[chosen]}
         return {
             "prompt": self.prompt,
-            "seeds": list(self.seeds) if picture is None else [self.seeds[picture]],
+            "seeds": self.seeds[chosen],
             "model": self.model,
             "dtype": self.dtype,
             "sampling": asdict(self.sampling),
             **partial,
+            **ranked,
             "version": minidalle.__version__,
         }
 
@@ -280,12 +283,8 @@ class MiniDalle:
         Scores are cosine similarities, -1 to 1; those of different CLIPs do not compare.
         Raises ValueError where there is no CLIP, and what loading raises.
         """
-        clip = self.clip if clip is None else clip
         if clip is None:
-            raise ValueError(
-                f"the model {self.name} has no CLIP to rank by; give one by clip=, or train it: "
-                f"minidalle train clip --model FOLDER --run FOLDER"
-            )
+            clip = self.check_scorer()
         tokenizer = self.tokenizer
         if isinstance(clip, str | Path):
             clip, tokenizer = self.load_scorer(clip)
@@ -386,6 +385,16 @@ class MiniDalle:
         if native.is_native(Path(folder)):
             return load_clip(folder, device=str(self.device)), load_tokenizer(folder)
         return TransformersCLIP.load(folder, device=self.device), self.tokenizer
+
+    @torch.no_grad()
+    def check_scorer(self) -> CLIP:
+        """The model's own CLIP; ValueError where it has none."""
+        if self.clip is None:
+            raise ValueError(
+                f"the model {self.name} has no CLIP to rank by; give one by clip=, or train it: "
+                f"minidalle train clip --model FOLDER --run FOLDER"
+            )
+        return self.clip
 
     @torch.no_grad()
     def clip_scores(

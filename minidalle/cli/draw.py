@@ -46,6 +46,7 @@ def generate(
     out: options.Out = Path("minidalle.png"),
     separate: options.Separate = False,
     stream: options.Stream = False,
+    rerank: options.Rerank = False,
     model: options.Model = None,
     vqgan: options.Vqgan = None,
     revision: options.Revision = None,
@@ -81,7 +82,12 @@ def generate(
     sampling, prefix = pipeline.sampling_with(**knobs), pipeline.prefix_of(kept, keep)
     written = []
     start = time.perf_counter()
+    if rerank:
+        pipeline.check_scorer()  # that there is none is said before anything is drawn
     for i, result in draw(pipeline, texts, n, seed, sampling, prefix, stream, stages):
+        if rerank and result.step == result.length:
+            with timed("rerank", stages):
+                result = pipeline.rerank(result)
         with timed("write", stages):
             saved = save(result, files[i], how)
         if result.step == result.length:
@@ -212,8 +218,9 @@ def save(result: Result, files: list[Path], how: dict[str, Any]) -> list[dict[st
     from minidalle.pictures import write_picture
 
     whole = len(files) == 1
+    by_seed = sorted(range(len(result.seeds)), key=result.seeds.__getitem__)
     entries = []
-    for i, path in enumerate(files):
+    for i, path in zip([0] if whole else by_seed, files, strict=True):
         metadata = {**result.metadata(None if whole else i), **how}
         write_picture(result.grid() if whole else result.images[i], path, metadata)
         entries.append({"file": str(path), **metadata})

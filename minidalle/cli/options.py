@@ -60,6 +60,9 @@ Separate = Annotated[bool, typer.Option("--separate", help="One file per picture
 Stream = Annotated[
     bool, typer.Option("--stream", help="Rewrite the file eight times while the pictures form.")
 ]
+Rerank = Annotated[
+    bool, typer.Option("--rerank", help="Best first: sort the pictures by the model's CLIP.")
+]
 Timings = Annotated[bool, typer.Option("--timings", help="Print how long each stage took.")]
 
 Temperature = Annotated[

@@ -9,6 +9,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from minidalle import pictures
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_vqgan, native
 from minidalle.cli import draw
+from minidalle.clip import CLIP, CLIPConfig
 from minidalle.pipeline import MiniDalle
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
@@ -127,6 +129,37 @@ def test_separate_writes_one_file_per_picture(run, model):
         assert pictures.read_metadata(f"o-{i + 5}.png")["seeds"] == [i + 5]
     done = run(*arguments, "x", "--separate", "-o", "p.png", "-n", 1)
     assert done.out.split() == ["p-1-5.png", "p-2-5.png"]
+
+
+def test_rerank_puts_the_best_first(run, model, tmp_path):
+    """The same pictures in the order of their scores; alone, each keeps its seed's name."""
+    whole = MiniDalle.from_pretrained(model)
+    torch.manual_seed(0)
+    clip = CLIP(replace(CLIPConfig.tiny(), vocab_size=whole.tokenizer.vocab_size)).eval()
+    whole.clip = clip
+    whole.save_pretrained(tmp_path / "ranked")
+    arguments = ("generate", "a circle", "-n", 4, "--seed", 5, "--model", tmp_path / "ranked")
+    run(*arguments, "-o", "plain.png")
+    assert run(*arguments, "--rerank", "-o", "best.png").code == 0
+    metadata = pictures.read_metadata("best.png")
+    scores, seeds = metadata["scores"], metadata["seeds"]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 4
+    assert sorted(seeds) == [5, 6, 7, 8] != seeds
+    assert "scores" not in pictures.read_metadata("plain.png")
+    plain, best = pixels("plain.png"), pixels("best.png")
+    for place, seed in zip([(0, 0), (32, 0), (0, 32), (32, 32)], seeds, strict=True):
+        x, y = place
+        u, v = 32 * ((seed - 5) % 2), 32 * ((seed - 5) // 2)
+        assert (best[y : y + 32, x : x + 32] == plain[v : v + 32, u : u + 32]).all()
+    run(*arguments, "--rerank", "--separate", "-o", "o.png")
+    for score, seed in zip(scores, seeds, strict=True):
+        alone = pictures.read_metadata(f"o-{seed}.png")
+        assert alone["seeds"] == [seed] and alone["scores"] == [score]
+
+
+def test_without_a_clip_rerank_is_refused_before_drawing(run, model):
+    done = run("generate", "x", "--rerank", "--stream", "-o", "none.png", "--model", model)
+    assert done.code == 2 and "no CLIP" in done.err and not Path("none.png").exists()
 
 
 def test_stream_rewrites_the_file_while_it_forms(run, model, monkeypatch):

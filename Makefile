@@ -16,10 +16,12 @@ demo: .venv/ok   ## set up, and draw nine pictures of PROMPT with SEED into demo
 test: .venv/ok   ## set up, and run every test
 	$(BIN)/python -m pytest
 
-train: .venv/ok  ## train the embedded model from its data, in three runs into runs/
+train: .venv/ok  ## train a model like the embedded one from its data, in five runs into runs/
 	$(BIN)/minidalle train vqgan --run runs/vqgan-1
-	$(BIN)/minidalle train vqgan --preset emoji-finish --set init=runs/vqgan-1 --run runs/vqgan
-	$(BIN)/minidalle train bart --vqgan runs/vqgan --run runs/emoji
+	$(BIN)/minidalle train vqgan --preset emoji-finish --set init=runs/vqgan-1 --run runs/vqgan-2
+	$(BIN)/minidalle train vqgan --preset emoji-crisp --set init=runs/vqgan-2 --run runs/vqgan
+	$(BIN)/minidalle train bart --vqgan runs/vqgan --run runs/bart
+	$(BIN)/minidalle train clip --model runs/bart --run runs/emoji
 
 lint: .venv/ok   ## check style and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

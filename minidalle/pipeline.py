@@ -309,9 +309,7 @@ class MiniDalle:
     def text_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask of prompts as the model reads them: (B, T) each."""
         texts = [self.normalizer(text) if self.normalizer else text for text in prompts]
-        ids, mask = self.tokenizer.encode_batch(texts, self.bart.config.max_text_length)
-        # A published vocabulary has one token more than its embedding has rows.
-        ids = ids.masked_fill(ids >= self.bart.config.encoder_vocab_size, ByteLevelBPE.UNK)
+        ids, mask = text_tokens(self.tokenizer, texts, self.bart.config)
         return ids.to(self.device), mask.to(self.device)
 
     def blank_tokens(self) -> tuple[Tensor, Tensor]:
@@ -419,6 +417,15 @@ class MiniDalle:
     def to_tensor(self, picture: Image.Image) -> Tensor:
         """A picture as (3, S, S) in [0, 1]: upright, on white, its middle square resized."""
         return to_tensor(square(picture, self.vqgan.config.resolution))
+
+
+def text_tokens(
+    tokenizer: ByteLevelBPE, texts: Sequence[str], config: BartConfig
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask of normalized texts as a Bart of this shape reads them: (B, T) each."""
+    ids, mask = tokenizer.encode_batch(texts, config.max_text_length)
+    # A published vocabulary has one token more than its embedding has rows.
+    return ids.masked_fill(ids >= config.encoder_vocab_size, ByteLevelBPE.UNK), mask
 
 
 def check_fit(bart: BartConfig, vqgan: VQGANConfig) -> None:

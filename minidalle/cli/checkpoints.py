@@ -20,7 +20,7 @@ CONVERT_EXAMPLES = options.examples(
 )
 
 bench_app = typer.Typer(
-    help="Measure seconds and peak memory, in this process.", rich_markup_mode=None
+    help="Measure speed and peak memory, in this process.", rich_markup_mode=None
 )
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A folder or file, or an id on the hub.")
@@ -128,6 +128,69 @@ def bench_convert(
     from minidalle.checkpoints import locate
 
     report(bench_convert(locate(path), folder, dtype), as_json)
+
+
+@bench_app.command(
+    name="train",
+    epilog=options.examples(
+        "bench train", "bench train --size mini --device cuda --precision bfloat16 --batch-size 8"
+    ),
+)
+def bench_train(
+    size: Annotated[str, typer.Option(help="Preset of Bart: tiny, emoji, mini, mega.")] = "emoji",
+    batch_size: Annotated[int, typer.Option(help="Pictures per training step.")] = 16,
+    steps: Annotated[int, typer.Option(help="How often each step is timed.")] = 10,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for autocast.")] = "float32",
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+) -> None:
+    """Train Bart for a few steps beside transformers' BART of as many parameters.
+
+    The two take turns, on the same random batch, with the same optimizer. Then the same is done
+    with Bart and smaller ones: what a step costs as width, layers and image tokens grow.
+    """
+    from minidalle.bench import bench_train
+
+    figures = bench_train(
+        size, batch_size=batch_size, steps=steps, precision=precision, device=device
+    )
+    options.say(json.dumps(figures, indent=2) if as_json else "\n".join(lines_of_training(figures)))
+
+
+def lines_of_training(figures: dict[str, Any]) -> list[str]:
+    """What `bench_train` measured, as a person reads it."""
+    on, f = figures["machine"], figures
+    models, head = figures["models"], f"{'parameters':>16}{'F':>7}{'first loss':>12}"
+    rows = [
+        f"{name:<14}{m['parameters']:>16,}{m['ffn_dim']:>7}{m['first_loss']:>12.3f}"
+        f"{with_quartiles(m['step']):>25}{m['pictures_per_second']:>14.1f}"
+        for name, m in models.items()
+    ]
+    growth = [
+        f"{row['smaller']:<14}{row['parameters']:>16,}{row['flops_ratio']:>10.2f}"
+        f"{with_quartiles(row['time_ratio']):>25}{row['step']['median']:>12.3f}"
+        for row in figures["growth"]
+    ]
+    return [
+        f"{on['gpu'] or on['processor']}, {on['threads']} threads, Python {on['python']}, "
+        f"torch {on['torch']}, transformers {on['transformers']}, minidalle {on['minidalle']}",
+        f"one training step of size {f['size']}: batch {f['batch_size']}, T {f['text_length']}, "
+        f"N {f['image_length']}, {f['precision']}, AdamW; medians (quartiles) of {f['steps']}",
+        "",
+        f"{'':14}{head}{'seconds':>25}{'pictures/s':>14}",
+        *rows,
+        f"throughput, minidalle / transformers: {with_quartiles(figures['ratio'])}; "
+        f"a first loss of ln K′ = {figures['ln_k']:.3f} is a uniform guess",
+        "",
+        "how much more the whole takes than a smaller Bart",
+        f"{'':14}{'parameters':>16}{'FLOPs ×':>10}{'time ×':>25}{'seconds':>12}",
+        *growth,
+    ]
+
+
+def with_quartiles(spread: dict[str, float]) -> str:
+    """A median, and the quartiles in parentheses."""
+    return f"{spread['median']:.3f} ({spread['low']:.3f} – {spread['high']:.3f})"
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minidalle.bart import Bart, BartConfig
-from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan, native
+from minidalle.checkpoints import hashtag_words, load_bart, load_tokenizer, load_vqgan
 from minidalle.data.emoji import EmojiDataset
 from minidalle.data.sources import Source, open_source
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_tokens
 from minidalle.data.variations import Variations
 from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import image_grid
-from minidalle.pipeline import MiniDalle, check_fit, check_tokenizer
+from minidalle.pipeline import MiniDalle, check_fit, check_tokenizer, text_tokens
 from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart
@@ -122,23 +122,26 @@ class BartTask:
             if config.variations:
                 self.known = Variations(self.known, config.variations, seed=loop.seed)
         self.train_data = self.stream or self.known
-        self.normalizer = TextNormalizer()
+        learned = load_bart(config.init) if config.init else None
+        shape = learned.config if learned else config.bart
+        self.word_list = hashtag_words(Path(config.init)) if config.init else None
+        self.normalizer = TextNormalizer(self.word_list) if shape.normalize_text else None
         if config.tokenizer or config.init:
             self.tokenizer = load_tokenizer(config.tokenizer or config.init)
         else:
-            captions = (self.normalizer(t) for texts in self.train_data.captions for t in texts)
+            captions = (self.normalized(t) for texts in self.train_data.captions for t in texts)
             self.tokenizer = ByteLevelBPE.train(captions, config.bart.encoder_vocab_size)
-        self.model = self.first_model(config)
+        self.model = self.first_model(config, learned)
         self.config = replace(config, bart=self.model.config)
+        self.tokens_per_sample = self.model.config.image_length
         self.labels = soft_labels(self.vqgan.quantize.embedding.weight, config.label_spread)
         if self.stream is None:
             self.train_tokens, self.validation_tokens = (
                 encode_all(self.vqgan, data) for data in (self.known, self.validation)
             )
 
-    def first_model(self, config: BartTrainConfig) -> Bart:
-        """What training starts from: the Bart in `init`, or one of random weights."""
-        learned = load_bart(config.init) if config.init else None
+    def first_model(self, config: BartTrainConfig, learned: Bart | None) -> Bart:
+        """What training starts from: a copy of the learned Bart, or one of random weights."""
         if learned is None:
             # Few captions can fill less than the vocabulary allowed: no row should never learn.
             bart = replace(config.bart, encoder_vocab_size=self.tokenizer.vocab_size)
@@ -146,7 +149,6 @@ class BartTask:
             bart = replace(learned.config, dropout=config.bart.dropout)
             check_tokenizer(bart, self.tokenizer)
         check_fit(bart, self.vqgan.config)
-        self.tokens_per_sample = bart.image_length
         with torch.random.fork_rng():
             torch.manual_seed(self.loop.seed)
             model = Bart(bart)
@@ -158,6 +160,9 @@ class BartTask:
             for block in (*model.encoder.layers, *model.decoder.layers):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         return model
+
+    def normalized(self, caption: str) -> str:
+        return self.normalizer(caption) if self.normalizer else caption
 
     def __len__(self) -> int:
         return len(self.train_data)
@@ -190,8 +195,8 @@ class BartTask:
         captions = []
         for caption, generator in zip(texts, generators, strict=True):
             blank = float(torch.rand((), generator=generator)) < self.config.blank_caption_share
-            captions.append("" if blank else self.normalizer(caption))
-        ids, mask = self.tokenizer.encode_batch(captions, self.config.bart.max_text_length)
+            captions.append("" if blank else self.normalized(caption))
+        ids, mask = text_tokens(self.tokenizer, captions, self.config.bart)
         longest = int(mask.sum(1).max())  # padding in every row only costs time
         at_most = self.config.swap_at_most
         swapped = [
@@ -234,7 +239,7 @@ class BartTask:
             ("held_out", self.validation, self.validation_tokens),
         ):
             chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:256]
-            captions = [self.normalizer(data.caption(i)) for i in chosen.tolist()]
+            captions = [self.normalized(data.caption(i)) for i in chosen.tolist()]
             losses = evaluate_bart(self.model, self.tokenizer, captions, tokens[chosen])
             figures |= {f"{split}_{name}": value for name, value in losses.items()}
         return figures
@@ -246,18 +251,12 @@ class BartTask:
             vqgan=self.vqgan.to(self.model.lm_head.weight.device),
             tokenizer=self.tokenizer,
             sampling=self.config.sampling,
+            word_list=self.word_list,
         )
 
     def export(self, folder: Path) -> None:
         """Write the whole model, VQGAN and tokenizer included, in half precision."""
-        native.save(
-            folder,
-            bart=self.model,
-            vqgan=self.vqgan,
-            tokenizer=self.tokenizer,
-            sampling=self.config.sampling,
-            dtype=torch.float16,
-        )
+        self.pipeline().save_pretrained(folder, dtype="float16")
 
     def state_dict(self) -> dict[str, Any]:
         return {"data": self.stream.state_dict()} if self.stream else {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minidalle.bart import Bart
 from minidalle.data.emoji import EmojiDataset
-from minidalle.pipeline import MiniDalle
+from minidalle.pipeline import MiniDalle, text_tokens
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.metrics import psnr, ssim
 from minidalle.vqgan import VQGAN
@@ -63,7 +63,7 @@ def evaluate_bart(
     device = bart.lm_head.weight.device
     losses = {}
     for name, texts in (("right", captions), ("empty", [""] * len(captions)), ("wrong", wrong)):
-        ids, mask = tokenizer.encode_batch(texts, bart.config.max_text_length)
+        ids, mask = text_tokens(tokenizer, texts, bart.config)
         total = 0.0
         for part in torch.arange(len(texts)).split(BATCH):
             target = image_ids[part].to(device)

@@ -157,30 +157,30 @@ def bench_train(
     options.say(json.dumps(figures, indent=2) if as_json else "\n".join(lines_of_training(figures)))
 
 
-def lines_of_training(figures: dict[str, Any]) -> list[str]:
+def lines_of_training(told: dict[str, Any]) -> list[str]:
     """What `bench_train` measured, as a person reads it."""
-    on, f = figures["machine"], figures
-    models, head = figures["models"], f"{'parameters':>16}{'F':>7}{'first loss':>12}"
+    on, head = told["machine"], f"{'parameters':>16}{'F':>7}{'first loss':>12}"
     rows = [
         f"{name:<14}{m['parameters']:>16,}{m['ffn_dim']:>7}{m['first_loss']:>12.3f}"
         f"{with_quartiles(m['step']):>25}{m['pictures_per_second']:>14.1f}"
-        for name, m in models.items()
+        for name, m in told["models"].items()
     ]
     growth = [
         f"{row['smaller']:<14}{row['parameters']:>16,}{row['flops_ratio']:>10.2f}"
         f"{with_quartiles(row['time_ratio']):>25}{row['step']['median']:>12.3f}"
-        for row in figures["growth"]
+        for row in told["growth"]
     ]
     return [
-        f"{on['gpu'] or on['processor']}, {on['threads']} threads, Python {on['python']}, "
+        f"{on['gpu'] or on['processor']}, threads {on['threads']}, Python {on['python']}, "
         f"torch {on['torch']}, transformers {on['transformers']}, minidalle {on['minidalle']}",
-        f"one training step of size {f['size']}: batch {f['batch_size']}, T {f['text_length']}, "
-        f"N {f['image_length']}, {f['precision']}, AdamW; medians (quartiles) of {f['steps']}",
+        f"one training step of size {told['size']}: batch {told['batch_size']}, "
+        f"T {told['text_length']}, N {told['image_length']}, {told['precision']}, AdamW; "
+        f"medians (quartiles) of {told['steps']}",
         "",
         f"{'':14}{head}{'seconds':>25}{'pictures/s':>14}",
         *rows,
-        f"throughput, minidalle / transformers: {with_quartiles(figures['ratio'])}; "
-        f"a first loss of ln K′ = {figures['ln_k']:.3f} is a uniform guess",
+        f"throughput, minidalle / transformers: {with_quartiles(told['ratio'])}; "
+        f"a first loss of ln K′ = {told['ln_k']:.3f} is a uniform guess",
         "",
         "how much more the whole takes than a smaller Bart",
         f"{'':14}{'parameters':>16}{'FLOPs ×':>10}{'time ×':>25}{'seconds':>12}",

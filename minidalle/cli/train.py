@@ -122,6 +122,8 @@ def run_training(task: type, config: type, preset: str, given: list[str], run: P
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings, loop = with_settings(preset_of(config, preset), given)
     figures = train(task(settings, loop), loop, run)
+    if not figures:  # in all processes but the main one
+        return
     print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     print(run)
 

@@ -52,6 +52,8 @@ SAMPLE_PROMPTS = (
     "green heart, twemoji style",
 )
 
+MOST_SPREAD = 4096  # codes that labels can be spread over
+
 
 @dataclass(frozen=True)
 class BartTrainConfig:
@@ -90,12 +92,14 @@ class BartTrainConfig:
         """By name: "emoji" is the embedded model's second stage."""
         emoji = cls(
             data="emoji-more",
-            bart=replace(BartConfig.emoji(), dropout=0.1),
+            lr=2e-3,
             weight_decay=0.05,
-            variations=3,
+            variations=1,
             label_spread=0.5,
+            swap_at_most=0.7,
+            sampling=SamplingConfig(temperature=0.2, condition_scale=2.0),
         )
-        loop = LoopConfig(steps=1500, batch_size=128, evaluate_every=300, weights_ema=0.995)
+        loop = LoopConfig(steps=6000, batch_size=64, evaluate_every=500, weights_ema=0.995)
         return {"emoji": (emoji, loop)}
 
 
@@ -295,6 +299,11 @@ def soft_labels(codes: Tensor, spread: float) -> Tensor | None:
     """
     if spread == 0:
         return None
+    if len(codes) > MOST_SPREAD:
+        raise ValueError(
+            f"label_spread is {spread} for {len(codes)} codes, which would need a table of "
+            f"{len(codes)} times {len(codes)}; it must be 0 above {MOST_SPREAD} codes"
+        )
     squares = torch.cdist(codes, codes).square()  # (K, K)
     nearest = squares.topk(2, largest=False).values[:, 1].median()
     return torch.softmax(-squares / (spread * nearest), dim=1)

@@ -57,7 +57,7 @@ def parse_value(name: str, text: str, old: Any) -> Any:
     if isinstance(old, str):
         return text
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         value = text
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):

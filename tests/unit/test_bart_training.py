@@ -75,6 +75,11 @@ def test_labels_are_spread_over_near_codes_only():
     assert soft_labels(codes, 0.0) is None
 
 
+def test_labels_are_not_spread_over_thousands_of_codes():
+    with pytest.raises(ValueError, match="for 4097 codes"):
+        soft_labels(torch.zeros(4097, 1), 0.5)
+
+
 def test_the_loss_with_soft_labels_is_the_mean_over_them(vqgan_folder):
     plain, soft = task(vqgan_folder), task(vqgan_folder, label_spread=0.5)
     batch = first_batch(plain)

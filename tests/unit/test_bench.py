@@ -69,6 +69,7 @@ def test_both_have_as_many_parameters_within_two_percent(size):
     names = {name for name, _ in theirs.named_parameters()}
     assert not any("shared" in name for name in names - {"model.shared.weight"})
     assert theirs.model.shared is theirs.model.decoder.embed_tokens  # counted once, no table unused
+    assert theirs.lm_head.weight is not theirs.model.shared.weight  # as ours, not tied
 
 
 def test_every_parameter_of_theirs_learns(pair):

@@ -28,7 +28,14 @@ from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN, VQGANConfig
 
-OTHER_COMMANDS = ("convert", "bench load", "bench convert", "train vqgan", "train bart")
+OTHER_COMMANDS = (
+    "convert",
+    "bench load",
+    "bench convert",
+    "bench train",
+    "train vqgan",
+    "train bart",
+)
 COMMAND = [sys.executable, "-m", "minidalle"]
 
 

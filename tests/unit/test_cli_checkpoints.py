@@ -28,7 +28,7 @@ def test_info_tells_what_a_checkpoint_holds(run):
 
 def test_info_of_the_embedded_model(run):
     done = run("info", ROOT / "minidalle/pretrained/emoji")
-    assert done.out.count("layout minidalle") == 2
+    assert done.out.count("layout minidalle") == 3  # Bart, VQGAN and CLIP
 
 
 def test_convert_then_generate(run, tmp_path):

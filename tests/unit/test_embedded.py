@@ -1,6 +1,7 @@
 """The embedded model: its size, its card, and that its pictures belong to their seeds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from minidalle import MiniDalle
 from minidalle.data.emoji import EmojiDataset
+from minidalle.pictures import to_pil
 from minidalle.pipeline import EMBEDDED
 from minidalle.training.evaluate import evaluate_bart, evaluate_model
 
@@ -22,7 +24,8 @@ def model():
 def test_files_are_small_and_all_there():
     files = {path.name: path.stat().st_size for path in EMBEDDED.iterdir()}
     assert set(files) == {
-        "config.json", "bart.safetensors", "vqgan.safetensors", "tokenizer.json", "MODEL_CARD.md",
+        "config.json", "bart.safetensors", "vqgan.safetensors", "clip.safetensors",
+        "tokenizer.json", "MODEL_CARD.md",
     }  # fmt: skip
     assert sum(files.values()) <= 25_000_000
 
@@ -32,6 +35,27 @@ def test_a_picture_belongs_to_its_seed(model, n):
     """Seed 8 gives the same tokens in grids of 1, 4 and 9 (CPU, float32)."""
     tokens = model.generate(CAPTION, n=n, seed=9 - n).tokens
     assert torch.equal(tokens[-1], model.generate(CAPTION, seed=8).tokens[0])
+
+
+def test_the_best_comes_first(model):
+    """The embedded CLIP sorts pictures, and prefers the drawing that a caption is about."""
+    ranked = model.rerank(model.generate(CAPTION, n=4))
+    assert ranked.scores == sorted(ranked.scores, reverse=True)
+    data = EmojiDataset("test")
+    chosen = range(0, len(data), 5)
+    images = [to_pil(data.images[i] / 255) for i in chosen]
+    drawn = model.generate("", n=1)
+    found = 0
+    for place, i in enumerate(chosen):
+        many = replace(
+            drawn,
+            prompt=data.records[i].caption,
+            images=images,
+            tokens=drawn.tokens.expand(len(images), -1),
+            seeds=list(range(len(images))),
+        )
+        found += place in model.rerank(many).seeds[:5]
+    assert found > 0.7 * len(images)
 
 
 def test_mixed_prompts(model):

@@ -255,6 +255,8 @@ def test_settings_by_name():
         ["steps=5", "lr=1", "ch_mult=(1, 1, 2)", "precision=no"],
     )
     assert (loop.steps, task.lr, task.vqgan.ch_mult, loop.precision) == (5, 1.0, (1, 1, 2), "no")
+    (sparing,) = with_settings((BartTrainConfig(),), ["gradient_checkpointing=true"])
+    assert sparing.gradient_checkpointing is True
     for setting, message in [
         ("stps=5", "did you mean 'steps'"),
         ("widht=5", "did you mean '"),  # however far it is, some field is the nearest

@@ -355,7 +355,7 @@ def test_version_and_help(run):
         lines = [line.strip() for line in done.out.split("Examples:")[1].splitlines()]
         examples = [line for line in lines if line]
         assert done.code == 0 and examples
-        assert all(line.startswith(f"minidalle {command} ") for line in examples), examples
+        assert all(f"{line} ".startswith(f"minidalle {command} ") for line in examples), examples
 
 
 def test_help_does_not_wait_for_torch():

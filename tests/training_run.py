@@ -20,6 +20,7 @@ from minidalle.training import bart as bart_stage
 from minidalle.training import vqgan as vqgan_stage
 from minidalle.training.bart import BartTask, BartTrainConfig
 from minidalle.training.loop import LoopConfig, train
+from minidalle.training.processes import part_company
 from minidalle.training.vqgan import VQGANTask, VQGANTrainConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
 
@@ -73,8 +74,7 @@ def main(stage: str, run: Path) -> None:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         print(json.dumps({"losses": losses, "fingerprints": prints}))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    part_company()
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ RunOption = Annotated[
     Path, typer.Option("--run", help="Run folder: logs, samples, checkpoints, the trained part.")
 ]
 PresetOption = Annotated[
-    str, typer.Option(help="Settings to start from: emoji; for vqgan also emoji-finish.")
+    str, typer.Option(help="Settings to start from: emoji; for vqgan also emoji-finish, -crisp.")
 ]
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="What to learn from: emoji, shapes, a folder of captioned pictures, or shards: *.tar, "
-        "braces, addresses, the folder that `encode` wrote [default: the preset's]."
+        help="What to learn from: emoji, emoji-more, shapes, a folder of captioned pictures, or "
+        "shards: *.tar, braces, addresses, the folder that `encode` wrote [default: the preset's]."
     ),
 ]
 
@@ -104,24 +104,27 @@ def train_clip(
         Path | None,
         typer.Option(help="Folder of a whole model, which is written with the CLIP in it."),
     ] = None,
+    data: DataOption = None,
     preset: PresetOption = "emoji",
     settings: SetOption = None,
 ) -> None:
     """Learn which captions and pictures belong together, to sort pictures by (`rerank`)."""
     from minidalle.training.clip import CLIPTask, CLIPTrainConfig
 
-    given = [*([f"model={model}"] if model else []), *(settings or [])]
+    given = [*([f"model={model}"] if model else []), *with_data(data), *(settings or [])]
     run_training(CLIPTask, CLIPTrainConfig, preset, given, run)
 
 
 def run_training(task: type, config: type, preset: str, given: list[str], run: Path) -> None:
     """Train one part, from its preset with the given settings, and say what came of it."""
     from minidalle.training.loop import train
+    from minidalle.training.processes import part_company
     from minidalle.training.settings import with_settings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings, loop = with_settings(preset_of(config, preset), given)
     figures = train(task(settings, loop), loop, run)
+    part_company()
     if not figures:  # in all processes but the main one
         return
     print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))

@@ -35,9 +35,10 @@ STYLE_NAMES = {
 }
 TAGS_IN_CAPTION = 3
 COLOURS = {
-    *("red", "orange", "yellow", "green", "blue", "light", "purple", "violet", "pink"),
-    *("brown", "black", "white", "grey", "gray", "dark"),
+    *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink"),
+    *("brown", "black", "white", "grey", "gray"),
 }
+SHADES = {"light", "dark"}  # of a colour, where one follows: not those of "light bulb"
 
 
 def find_parquet(name: str = "emoji64.parquet") -> Path:
@@ -90,9 +91,14 @@ class EmojiRecord:
         """
         if self.group in ("people-body", "flags"):
             return None
-        words = [word for word in self.label.split() if word not in COLOURS]
-        tags = tuple(tag for tag in self.tags if not COLOURS & set(tag.split()))
-        return replace(self, label=" ".join([colour, *words]), tags=tags)
+        words = self.label.split()
+        shown = [
+            word
+            for word, following in zip(words, [*words[1:], ""], strict=True)
+            if word not in COLOURS and not (word in SHADES and following in COLOURS)
+        ]
+        tags = tuple(tag for tag in self.tags if not (COLOURS | SHADES) & set(tag.split()))
+        return replace(self, label=" ".join([colour, *shown]), tags=tags)
 
     def all_captions(self) -> list[str]:
         """The words of every caption that `draw_caption` can give: what a tokenizer learns from."""

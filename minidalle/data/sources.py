@@ -176,8 +176,8 @@ def open_pictures(data: str, side: int) -> Source | FolderDataset:
         return open_source(data, side)[0]
     if not Path(data).is_dir():
         raise NotADirectoryError(
-            f"data {data!r}: no such folder; expected emoji, shapes, a folder of captioned "
-            "pictures, or shards (*.tar)"
+            f"data {data!r}: no such folder; expected emoji, emoji-more, shapes, a folder of "
+            "captioned pictures, or shards (*.tar)"
         )
     return FolderDataset(data, side)
 

@@ -43,8 +43,12 @@ class Variations(Source):
         if each < 0:
             raise ValueError(f"variations is {each}; it must be at least 0")
         self.source, self.each, self.seed = source, each, seed
-        parts = torch.arange(len(source)).split(256)
-        self.hues = torch.cat([main_hue(source.pictures(part.tolist())) for part in parts])
+        self.hues = torch.full((len(source),), torch.nan)  # nan: keeps its colours
+        if each:
+            nameable = [i for i in range(len(source)) if source.caption_in_colour(i, "red")]
+            for start in range(0, len(nameable), 256):
+                part = nameable[start : start + 256]
+                self.hues[part] = main_hue(source.pictures(part))
 
     @property
     def captions(self) -> Sequence[Sequence[str]]:
@@ -86,8 +90,7 @@ class Variations(Source):
         if index % (self.each + 1) == 0 or hue != hue or keeps:
             return ""
         others = [name for name, other in HUES.items() if hue_distance(other, hue) > REACH]
-        colour = others[int(torch.randint(len(others), (), generator=generator))]
-        return colour if self.source.caption_in_colour(picture, colour) else ""
+        return others[int(torch.randint(len(others), (), generator=generator))]
 
     def generator(self, index: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)

@@ -60,7 +60,7 @@ class BartTrainConfig:
     """What the second stage learns, and how."""
 
     vqgan: str = ""  # folder of the trained first stage
-    data: str = "emoji"  # emoji, shapes, a folder of captioned pictures, or shards of image tokens
+    data: str = "emoji"  # emoji, emoji-more, shapes, a folder, or shards of image tokens
     tokenizer: str = ""  # folder or file of a tokenizer; empty = `init`'s, or one learned from data
     init: str = ""  # folder of a Bart to go on from, in any layout; empty = random weights
     bart: BartConfig = field(default_factory=BartConfig.emoji)  # of `init`, all but dropout is its

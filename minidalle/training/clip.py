@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -29,7 +28,8 @@ from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import image_grid, to_pil
 from minidalle.pipeline import MiniDalle
 from minidalle.tokenizer import ByteLevelBPE
-from minidalle.training.loop import Generators, LoopConfig, in_batch_order
+from minidalle.training.loop import Generators, LoopConfig
+from minidalle.training.processes import gather_rows
 
 GALLERY = 500  # training pictures that held-out ones are to be told from
 SHOWN = 8  # captions whose nearest pictures are drawn at an evaluation
@@ -169,31 +169,6 @@ class CLIPTask:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
-
-
-class GatherRows(torch.autograd.Function):
-    """All processes' rows; a row's gradient is the sum of what all processes found for it."""
-
-    @staticmethod
-    def forward(context: Any, rows: Tensor) -> Tensor:
-        return in_batch_order(rows)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        # A copy, since all_reduce writes into it, and the gradient may not be ours alone.
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank() :: dist.get_world_size()]
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, (B/processes, …) -> (B, …), through which gradients flow.
-
-    They are in the order in which one process would have them. Every process computes the same loss
-    from them, so the gradient that comes to a row is as many times too large as there are
-    processes; the mean over the processes, which DistributedDataParallel takes, sets that right.
-    """
-    return GatherRows.apply(rows) if dist.is_available() and dist.is_initialized() else rows
 
 
 def retrieval_figures(scores: Tensor, queries: int) -> dict[str, float]:

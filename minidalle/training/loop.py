@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -381,12 +380,3 @@ def order_of_epoch(seed: int, epoch: int, size: int) -> Tensor:
     """All samples' numbers in the random order of an epoch: (size,). Not to be written to."""
     generator = torch.Generator().manual_seed(seed_of(seed + 997, epoch))
     return torch.randperm(size, generator=generator)
-
-
-def in_batch_order(tensor: Tensor) -> Tensor:
-    """All processes' rows of a batch, (B/processes, …) each, as one process would have them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.stack(parts, dim=1).flatten(0, 1)

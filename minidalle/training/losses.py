@@ -19,11 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidalle.training.metrics import PerceptualDistance
+from minidalle.training.processes import mean_over_processes
 from minidalle.vqgan import NORM_GROUPS, VQGANOutput, group_norm
 
 
@@ -114,16 +114,6 @@ def adaptive_weight(
     ]
     # Where the discriminator has no opinion the ratio is enormous, and would amplify its noise.
     return (norms[0] / (norms[1] + 1e-6)).clamp(max=at_most)
-
-
-@torch.no_grad()
-def mean_over_processes(tensor: Tensor) -> Tensor:
-    """A tensor's mean over the processes; the tensor itself where there is one."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
 
 
 def discriminator_step(

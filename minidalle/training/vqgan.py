@@ -24,13 +24,9 @@ from minidalle.data.sources import open_source, some_pictures
 from minidalle.data.stream import ShardStream
 from minidalle.pictures import image_grid, to_pil
 from minidalle.training.evaluate import evaluate_vqgan
-from minidalle.training.loop import (
-    Generators,
-    LoopConfig,
-    in_batch_order,
-    learning_rate_factor,
-)
+from minidalle.training.loop import Generators, LoopConfig, learning_rate_factor
 from minidalle.training.losses import LossConfig, VQGANLoss, discriminator_step
+from minidalle.training.processes import in_batch_order
 from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
 
 
@@ -39,7 +35,7 @@ class VQGANTrainConfig:
     """What the first stage learns, and how."""
 
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
-    data: str = "emoji"  # emoji, shapes, a folder of captioned pictures, or shards of pictures
+    data: str = "emoji"  # emoji, emoji-more, shapes, a folder of captioned pictures, or shards
     init: str = ""  # VQGAN to go on from, with as many codes or fewer; empty = random weights
     lr: float = 8e-4
     losses: LossConfig = field(default_factory=LossConfig)
@@ -123,10 +119,9 @@ class VQGANTask:
         self.judge = self.losses.discriminator_optimizer()
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
-        if config.freeze_tokens and not config.init:
-            raise ValueError("freeze_tokens keeps the tokens of `init`, which is empty; set it")
         self.learned_codes = self.go_on_from(config.init) if config.init else 0
         if config.freeze_tokens:
+            self.check_freeze()
             self.model.encoder.requires_grad_(False)
             self.model.quant_conv.requires_grad_(False)
         self.train_data, self.validation = open_source(
@@ -149,6 +144,16 @@ class VQGANTask:
         learned["quantize.embedding.weight"] = self.codebook.data
         self.model.load_state_dict(learned)
         return len(codes)
+
+    def check_freeze(self) -> None:
+        """Raise ValueError unless `init` brought all the codes: tokens of others are not kept."""
+        codes = self.config.vqgan.n_embed
+        if self.learned_codes < codes:
+            found = self.config.init or "empty"
+            raise ValueError(
+                f"freeze_tokens keeps the tokens of init, which is {found} and brings "
+                f"{self.learned_codes} of {codes} codes; set init, and vqgan.n_embed to its codes"
+            )
 
     def __len__(self) -> int:
         return len(self.train_data)

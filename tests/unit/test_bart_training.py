@@ -148,6 +148,10 @@ def test_frozen_tokens_stay_and_the_decoder_learns(vqgan_folder, tmp_path):
     assert not any(same[n] for n in same if n.startswith("decoder") and n.endswith("weight"))
 
 
-def test_frozen_tokens_need_a_model_to_take_them_from():
-    with pytest.raises(ValueError, match="freeze_tokens"):
-        VQGANTask(VQGANTrainConfig(vqgan=VQGAN_64, data="shapes", freeze_tokens=True), LOOP)
+@pytest.mark.parametrize("of, codes", [("nothing", "brings 0 of 64"), ("fewer", "brings 64 of 96")])
+def test_frozen_tokens_need_a_model_that_brings_them_all(of, codes, vqgan_folder):
+    init = "" if of == "nothing" else str(vqgan_folder)
+    shape = VQGAN_64 if of == "nothing" else replace(VQGAN_64, n_embed=96)
+    config = VQGANTrainConfig(vqgan=shape, data="shapes", init=init, freeze_tokens=True)
+    with pytest.raises(ValueError, match=f"freeze_tokens .* {codes}"):
+        VQGANTask(config, LOOP)

@@ -5,19 +5,18 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from training_helpers import FewEmoji, Stop, stop_at
 from transformers import CLIPConfig as TheirConfig
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_clip, native
 from minidalle.clip import CLIP, CLIPConfig, TransformersCLIP, contrastive_loss
-from minidalle.data.emoji import EmojiDataset
 from minidalle.data.variations import move_and_zoom
 from minidalle.pipeline import MiniDalle, to_tensor
 from minidalle.tokenizer import ByteLevelBPE
@@ -198,7 +197,7 @@ def test_equal_captions_are_no_negatives():
 ONE_OF_TWO = """
 import sys, torch
 from minidalle.clip import contrastive_loss
-from minidalle.training.clip import gather_rows
+from minidalle.training.processes import gather_rows
 folder, rank = sys.argv[1], int(sys.argv[2])
 meet = f"file://{folder}/meet"
 torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
@@ -384,19 +383,6 @@ def test_pickled_weights_are_not_read(their_folder, tmp_path):
 # Training.
 
 
-class FewEmoji(EmojiDataset):
-    """The first 24 pictures of a split: decoding all of them would take longer than the test."""
-
-    def __init__(self, split):
-        whole = whole_split(split)
-        self.split, self.records, self.images = split, whole.records[:24], whole.images[:24]
-
-
-@cache
-def whole_split(split):
-    return EmojiDataset(split)
-
-
 @pytest.fixture
 def few_emoji(monkeypatch):
     monkeypatch.setattr(clip_stage, "EmojiDataset", FewEmoji)
@@ -406,24 +392,14 @@ def clip_task(loop=LOOP, clip=CLIP_64, **changes):
     return CLIPTask(CLIPTrainConfig(clip=clip, **changes), loop)
 
 
-class Stop(Exception):
-    pass
-
-
 def test_a_killed_run_ends_bit_equal_to_one_never_killed(few_emoji, tmp_path):
     """Killed in step 5 (last checkpoint: 3) and started again: the same parameters to the bit."""
     with_dropout = replace(CLIP_64, dropout=0.1)
     whole, killed, resumed = (clip_task(clip=with_dropout) for _ in range(3))
     train(whole, LOOP, tmp_path / "whole")
 
-    def die(step, accelerator):
-        killed.model.limit_scale()
-        if step == 5:
-            raise Stop
-
-    killed.after_step = die
     with pytest.raises(Stop):
-        train(killed, LOOP, tmp_path / "killed")
+        train(stop_at(killed, 5), LOOP, tmp_path / "killed")
     train(resumed, LOOP, tmp_path / "killed")
     for (name, a), b in zip(
         whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True

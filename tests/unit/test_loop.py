@@ -8,8 +8,10 @@ from itertools import chain
 import pytest
 import torch
 from accelerate import Accelerator
-from loop_toy import (
+from torch import nn
+from training_helpers import (
     LOOP,
+    FewEmoji,
     Stop,
     ToyTask,
     assert_equal_states,
@@ -19,12 +21,10 @@ from loop_toy import (
     state_of,
     stop_at,
 )
-from torch import nn
 
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_vqgan, native
 from minidalle.clip import CLIPConfig
-from minidalle.data.emoji import EmojiDataset
 from minidalle.training import bart as bart_stage
 from minidalle.training import clip as clip_stage
 from minidalle.training import vqgan as vqgan_stage
@@ -47,19 +47,8 @@ VQGAN_32 = replace(VQGANConfig.tiny(), resolution=64, patch=4, n_embed=32)
 BART_16 = replace(BartConfig.tiny(), image_length=16, image_vocab_size=32, codebook_size=32)
 
 
-@pytest.fixture(scope="module")
-def held_out():
-    return EmojiDataset("validation")
-
-
 @pytest.fixture
-def few_emoji(held_out, monkeypatch):
-    """24 pictures, whatever the split: decoding thousands would take longer than the test."""
-
-    class FewEmoji(EmojiDataset):
-        def __init__(self, split):
-            self.records, self.images = held_out.records[:24], held_out.images[:24]
-
+def few_emoji(monkeypatch):
     for stage in (vqgan_stage, bart_stage, clip_stage):
         monkeypatch.setattr(stage, "EmojiDataset", FewEmoji)
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from loop_toy import LOOP, ToyTask, checkpoint_of, losses_of
+from training_helpers import LOOP, FewEmoji, ToyTask, checkpoint_of, losses_of
 
 from minidalle.clip import CLIPConfig
-from minidalle.data.emoji import EmojiDataset
 from minidalle.training import clip as clip_stage
 from minidalle.training import loop as training_loop
-from minidalle.training.clip import CLIPTask, CLIPTrainConfig, gather_rows
+from minidalle.training.clip import CLIPTask, CLIPTrainConfig
+from minidalle.training.processes import gather_rows, part_company
 
 STEPS = replace(LOOP, steps=12, evaluate_every=100)
 LOOPS = {
@@ -33,14 +33,6 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"
 
 
 # What runs in the processes.
-
-
-class FewEmoji(EmojiDataset):
-    """24 pictures, whatever the split: decoding thousands would take longer than the test."""
-
-    def __init__(self, split):
-        whole = EmojiDataset("validation")
-        self.records, self.images = whole.records[:24], whole.images[:24]
 
 
 class WatchedAverage(training_loop.WeightsEMA):
@@ -94,8 +86,7 @@ def main(folder: Path) -> None:
     found = {stage: train_stage(stage, folder) for stage in LOOPS} | {"numbers": gather_numbers()}
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(json.dumps(found))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    part_company()
 
 
 # The tests.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from loop_toy import LOOP, InnerConfig, ToyConfig, ToyTask, lines_of
+from training_helpers import LOOP, InnerConfig, ToyConfig, ToyTask, lines_of
 
 from minidalle.training.loop import train
 from minidalle.training.run_folder import forget_later_metrics, start_run_folder

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from accelerate import tracking as their_tracking
 from accelerate.utils import LoggerType
-from loop_toy import LOOP, Stop, ToyTask, lines_of, stop_at
+from training_helpers import LOOP, Stop, ToyTask, lines_of, stop_at
 
 from minidalle.training.loop import train
 

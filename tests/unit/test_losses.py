@@ -19,9 +19,9 @@ from minidalle.training.losses import (
     discriminator_loss,
     discriminator_step,
     generator_loss,
-    mean_over_processes,
 )
 from minidalle.training.metrics import PerceptualDistance, ssim
+from minidalle.training.processes import mean_over_processes
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from training_helpers import Stop
 
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_tokenizer, load_vqgan, native
@@ -168,10 +169,6 @@ def test_encode_then_learn_from_token_shards(run, pictures, vqgan, monkeypatch):
     assert model.generate("a red wall", n=2).tokens.shape == (2, 16)
 
 
-class Stop(Exception):
-    pass
-
-
 def test_token_shards_go_on_at_a_shard_boundary(pictures, vqgan, tmp_path, caplog):
     """Killed in step 5, last checkpoint after step 4: on with the shard that was open then."""
     caplog.set_level("INFO")
@@ -255,7 +252,7 @@ def one_shard(folder):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (None, "no such folder; expected emoji, shapes, a folder of captioned pictures, or shards"),
+        (None, "no such folder; expected emoji, emoji-more, shapes, a folder"),
         (lambda folder: folder.mkdir(), "no captioned picture among 0 files"),
         (one_picture, "found 1 picture, expected 2 or more"),
         (empty_captions, "the caption is empty"),

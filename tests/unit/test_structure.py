@@ -42,6 +42,7 @@ FLOORS = [  # top to bottom, as in the design; a folder is one floor unless its 
     "training.settings",
     "training.run_folder",
     "training.trackers",
+    "training.processes",
     "training.loop",
     "training.metrics",
     "training.losses",

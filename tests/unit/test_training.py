@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -10,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import nn
+from training_helpers import FewEmoji, Stop, stop_at
 
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_bart, load_vqgan, native
-from minidalle.data.emoji import EmojiDataset
 from minidalle.pipeline import MiniDalle
 from minidalle.training import bart as bart_stage
 from minidalle.training import vqgan as vqgan_stage
@@ -37,19 +36,6 @@ VQGAN_32 = replace(VQGANConfig.tiny(), resolution=64, patch=4, n_embed=32)
 BART_16 = replace(BartConfig.tiny(), image_length=16, image_vocab_size=32, codebook_size=32)
 
 
-class FewEmoji(EmojiDataset):
-    """The first 24 pictures of a split: decoding all of them would take longer than the test."""
-
-    def __init__(self, split):
-        whole = whole_split(split)
-        self.split, self.records, self.images = split, whole.records[:24], whole.images[:24]
-
-
-@cache
-def whole_split(split):
-    return EmojiDataset(split)
-
-
 @pytest.fixture(autouse=True)
 def few_emoji(monkeypatch):
     monkeypatch.setattr(vqgan_stage, "EmojiDataset", FewEmoji)
@@ -70,23 +56,6 @@ def vqgan_folder(tmp_path):
 def bart_task(vqgan_folder, loop=LOOP, **changes):
     config = BartTrainConfig(vqgan=str(vqgan_folder), bart=BART_16)
     return BartTask(replace(config, **changes), loop)
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(task, step):
-    """Let the task die in the given step, as if killed."""
-    after_step = task.after_step
-
-    def dying(now, accelerator):
-        if now == step:
-            raise Stop
-        after_step(now, accelerator)
-
-    task.after_step = dying
-    return task
 
 
 @pytest.mark.parametrize("stage", ["vqgan", "bart"])

@@ -1,6 +1,7 @@
 """Variations of pictures stay true to their captions: moved a little, or in another colour."""
 
 import colorsys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,6 +131,34 @@ def test_a_colour_takes_the_place_of_the_one_in_the_label():
     assert "red" not in purple.tags and purple.concept == apple.concept
     octopus = next(r for r in records if r.label == "octopus")
     assert octopus.in_colour("green").label == "green octopus"
+
+
+@pytest.mark.parametrize(
+    "label, green",
+    [
+        ("light bulb", "green light bulb"),
+        ("horizontal traffic light", "green horizontal traffic light"),
+        ("light blue heart", "green heart"),
+        ("orange book", "green book"),
+    ],
+)
+def test_light_is_a_shade_only_before_a_colour(label, green):
+    record = next(r for r in EmojiDataset("train").records if r.group == "objects")
+    assert replace(record, label=label).in_colour("green").label == green
+
+
+class Unseen(EmojiSource):
+    """A source whose pictures cannot be looked at."""
+
+    def pictures(self, indices):
+        raise AssertionError("decoded")
+
+
+@pytest.mark.parametrize("each, group", [(0, "animals-nature"), (2, "flags")])
+def test_only_pictures_that_may_be_recoloured_are_looked_at(each, group):
+    source = Unseen(64, EmojiDataset("validation"))
+    source.records = [replace(record, group=group) for record in source.records]
+    assert Variations(source, each).hues.isnan().all()
 
 
 def test_a_negative_number_of_variations_is_refused(emoji):

@@ -22,7 +22,10 @@ RunOption = Annotated[
     Path, typer.Option("--run", help="Run folder: logs, samples, checkpoints, the trained part.")
 ]
 PresetOption = Annotated[
-    str, typer.Option(help="Settings to start from: emoji; for vqgan also emoji-finish, -crisp.")
+    str,
+    typer.Option(
+        help="Settings to start from: emoji; for vqgan also emoji-finish, -crisp; for bart mini."
+    ),
 ]
 DataOption = Annotated[
     str | None,

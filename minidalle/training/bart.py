@@ -63,7 +63,8 @@ class BartTrainConfig:
     data: str = "emoji"  # emoji, emoji-more, shapes, a folder, or shards of image tokens
     tokenizer: str = ""  # folder or file of a tokenizer; empty = `init`'s, or one learned from data
     init: str = ""  # folder of a Bart to go on from, in any layout; empty = random weights
-    bart: BartConfig = field(default_factory=BartConfig.emoji)  # of `init`, all but dropout is its
+    # The shape; N and K are the VQGAN's, and of a Bart to go on from all but dropout is its own.
+    bart: BartConfig = field(default_factory=BartConfig.emoji)
     optimizer: str = "muon"  # of the blocks' matrices; "adamw" is plainer and learns slower
     lr: float = 2.5e-3  # at the peak; 1e-3 is better with adamw
     weight_decay: float = 0.01
@@ -89,7 +90,11 @@ class BartTrainConfig:
 
     @classmethod
     def presets(cls) -> dict[str, tuple[BartTrainConfig, LoopConfig]]:
-        """By name: "emoji" is the embedded model's second stage."""
+        """By name: "emoji" is the embedded model's second stage.
+
+        "mini" has DALL·E mini's shape, for GPUs and millions of pictures: a place to begin, which
+        was not run.
+        """
         emoji = cls(
             data="emoji-more",
             lr=2e-3,
@@ -100,7 +105,9 @@ class BartTrainConfig:
             sampling=SamplingConfig(temperature=0.2, condition_scale=2.0),
         )
         loop = LoopConfig(steps=6000, batch_size=64, evaluate_every=500, weights_ema=0.995)
-        return {"emoji": (emoji, loop)}
+        mini = cls(bart=BartConfig.mini(), optimizer="adamw", lr=4e-4, swap_at_most=0.0)
+        long = LoopConfig(steps=200_000, batch_size=512, warmup_steps=5000, evaluate_every=5000)
+        return {"emoji": (emoji, loop), "mini": (mini, long)}
 
 
 class BartTask:
@@ -148,7 +155,14 @@ class BartTask:
         """What training starts from: a copy of the learned Bart, or one of random weights."""
         if learned is None:
             # Few captions can fill less than the vocabulary allowed: no row should never learn.
-            bart = replace(config.bart, encoder_vocab_size=self.tokenizer.vocab_size)
+            tokens = self.vqgan.config
+            bart = replace(
+                config.bart,
+                encoder_vocab_size=self.tokenizer.vocab_size,
+                image_length=tokens.image_length,
+                codebook_size=tokens.n_embed,
+                image_vocab_size=tokens.n_embed,
+            )
         else:
             bart = replace(learned.config, dropout=config.bart.dropout)
             check_tokenizer(bart, self.tokenizer)

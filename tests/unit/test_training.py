@@ -133,9 +133,20 @@ def test_going_on_from_trained_parts(vqgan_folder, tmp_path):
     assert torch.equal(task.model.encoder.conv_in.weight, old.encoder.conv_in.weight)
 
 
-def test_bart_and_vqgan_must_fit(vqgan_folder):
-    with pytest.raises(ValueError, match="not a pair"):
-        BartTask(BartTrainConfig(vqgan=str(vqgan_folder), bart=BartConfig.tiny()), LOOP)
+def test_a_new_bart_writes_the_tokens_that_its_vqgan_reads(vqgan_folder):
+    config = BartTrainConfig(vqgan=str(vqgan_folder), bart=BartConfig.tiny())
+    bart = BartTask(config, LOOP).model.config
+    assert config.bart.codebook_size != VQGAN_32.n_embed == bart.codebook_size
+    assert bart.image_vocab_size == VQGAN_32.n_embed
+    assert bart.image_length == VQGAN_32.image_length
+
+
+def test_presets_are_complete():
+    for kind in (VQGANTrainConfig, BartTrainConfig):
+        for config, loop in kind.presets().values():
+            assert isinstance(config, kind) and isinstance(loop, LoopConfig)
+    mini = BartTrainConfig.presets()["mini"][0]
+    assert mini.bart == BartConfig.mini() and not mini.variations and not mini.label_spread
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):

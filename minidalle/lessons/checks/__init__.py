@@ -1,0 +1,1 @@
+"""Checkers of the lessons' exercises, one file per lesson."""

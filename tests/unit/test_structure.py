@@ -65,6 +65,7 @@ FLOORS = [  # top to bottom, as in the design; a folder is one floor unless its 
     "lessons.exercise",
     "lessons.scaling",
     "lessons.train_faces",
+    "lessons.train_shapes",
     "lessons.checks",
     *(f"lessons.checks.{path.stem}" for path in sorted(PACKAGE.glob("lessons/checks/[a-z]*.py"))),
     "cli.options",

@@ -343,6 +343,7 @@ def bars(
     """
     names = list(series)
     values = [np.atleast_1d(numbers(series[name])) for name in names]
+    tallest = max(abs(ys).max() for ys in values)
     figure = Picture(
         (min(WIDTH, max(4.0, 1.1 * len(names) * (len(groups) / 2 if groups else 1))), 3.4),
         dpi=DPI, facecolor=GROUND, layout="constrained",
@@ -355,9 +356,8 @@ def bars(
             x = i + (j - (len(heights) - 1) / 2) * width
             axes.bar(x, y, width * 0.95, color=PALETTE[j % len(PALETTE)])
             place = max(y, 0) if groups else max(y, *ys, 0)  # above the dots
-            axes.annotate(
-                f"{y:.3g}", (x, place), (0, 4), textcoords="offset points", ha="center", size=9
-            )
+            text = "≈0" if 0 < abs(y) < 0.005 * tallest else f"{y:.3g}"  # many digits overlap
+            axes.annotate(text, (x, place), (0, 4), textcoords="offset points", ha="center", size=9)
         if not groups and len(ys) > 1:
             axes.plot(np.full(len(ys), i), ys, "o", color=INK, ms=3, alpha=0.7)
     slot = figure.get_size_inches()[0] * 0.85 / len(names)

@@ -212,6 +212,11 @@ def test_logit_histogram_shows_what_is_drawn_from():
     np.testing.assert_allclose([bar.get_height() for bar in masked][:3], expected, atol=1e-6)
 
 
+def test_bars_too_low_to_be_seen_are_labelled_in_short():
+    figure = plots.bars({"a": [0.5, 7.5e-07], "b": [0.0, 0.25]}, ylabel="p", groups=["x", "y"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.5", "≈0", "0", "0.25"]
+
+
 def test_bars_show_means_with_their_values():
     figure = plots.bars({"a": 1, "b": [2.0, 4.0]}, ylabel="dB")
     heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]

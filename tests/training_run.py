@@ -75,6 +75,7 @@ def main(stage: str, run: Path) -> None:
         losses = [line["loss"] for line in lines if "loss" in line]
         print(json.dumps({"losses": losses, "fingerprints": prints}))
     part_company()
+    assert not dist.is_initialized()
 
 
 if __name__ == "__main__":

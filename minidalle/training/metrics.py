@@ -206,6 +206,7 @@ class PerceptualDistance(nn.Module):
         return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """How different two pictures look: (B, 3, S, S) in [0, 1] each -> (B,), 0 if equal."""
         deepest = max(self.DEPTHS) + 1
         features = islice(self.network.stages(self.resized(images)), deepest)
         other_features = islice(self.network.stages(self.resized(others)), deepest)

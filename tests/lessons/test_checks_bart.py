@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from verdicts import assert_nothing_and_right
 
 from minidalle.lessons.checks import bart as checks
 
@@ -36,10 +37,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_nothing_and_right(name):
-    checker = getattr(checks, name)
-    assert checker.verdict(...).startswith("○")
-    assert checker.verdict(lambda *arguments: ...).startswith("○")
-    assert checker.verdict(ANSWERS[name]) == "✓ right"
+    assert_nothing_and_right(getattr(checks, name), ANSWERS[name])
 
 
 def one_head(q, k, v, heads):

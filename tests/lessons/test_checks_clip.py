@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from verdicts import assert_nothing_and_right, assert_told_wrong
 
 from minidalle.lessons.checks import clip as checks
 
@@ -35,9 +36,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_nothing_and_right(name):
-    checker = getattr(checks, name)
-    assert checker.verdict(...).startswith("○")
-    assert checker.verdict(ANSWERS[name]) == "✓ right"
+    assert_nothing_and_right(getattr(checks, name), ANSWERS[name])
 
 
 @pytest.mark.parametrize(
@@ -61,8 +60,7 @@ def test_nothing_and_right(name):
     ],
 )
 def test_wrong(name, answer, hint):
-    verdict = getattr(checks, name).verdict(answer)
-    assert verdict.startswith("✗") and hint in verdict, verdict
+    assert_told_wrong(getattr(checks, name), answer, hint)
 
 
 def test_a_stub_is_not_answered():

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from verdicts import assert_nothing_and_right, assert_told_wrong
 
 from minidalle.lessons.checks import sampling as checks
 
@@ -33,9 +34,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_nothing_and_right(name):
-    checker = getattr(checks, name)
-    assert checker.verdict(...).startswith("○")
-    assert checker.verdict(ANSWERS[name]) == "✓ right"
+    assert_nothing_and_right(getattr(checks, name), ANSWERS[name])
 
 
 @pytest.mark.parametrize("name", ["nucleus_size", "min_p", "super_probabilities"])
@@ -77,5 +76,4 @@ def powers(cond, uncond, scale):
     ],
 )  # fmt: skip
 def test_wrong_answers(name, wrong, hint):
-    verdict = getattr(checks, name).verdict(wrong)
-    assert verdict.startswith("✗") and hint in verdict
+    assert_told_wrong(getattr(checks, name), wrong, hint)

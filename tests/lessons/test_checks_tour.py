@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from verdicts import assert_nothing_and_right, assert_told_wrong
 
 from minidalle.lessons.checks import tour as checks
 
@@ -17,9 +18,7 @@ ANSWERS = {"middle_seed": 11, "bits_per_picture": 640, "join_halves": join_halve
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_nothing_and_right(name):
-    checker = getattr(checks, name)
-    assert checker.verdict(...).startswith("○")
-    assert checker.verdict(ANSWERS[name]) == "✓ right"
+    assert_nothing_and_right(getattr(checks, name), ANSWERS[name])
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,7 @@ def test_nothing_and_right(name):
     ],
 )
 def test_wrong_numbers(name, answer, hint):
-    verdict = getattr(checks, name).verdict(answer)
-    assert verdict.startswith("✗") and hint in verdict
+    assert_told_wrong(getattr(checks, name), answer, hint)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +47,7 @@ def test_wrong_numbers(name, answer, hint):
     ],
 )
 def test_wrong_halves(wrong, hint):
-    verdict = checks.join_halves.verdict(wrong)
-    assert verdict.startswith("✗") and hint in verdict
+    assert_told_wrong(checks.join_halves, wrong, hint)
 
 
 def test_an_unfinished_function_is_not_answered():

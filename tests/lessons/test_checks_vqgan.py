@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from verdicts import assert_nothing_and_right, assert_told_wrong
 
 from minidalle.lessons.checks import vqgan as checks
 
@@ -85,9 +86,7 @@ WRONG = [
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_nothing_and_right(name):
-    checker = getattr(checks, name)
-    assert checker.verdict(...).startswith("○")
-    assert checker.verdict(ANSWERS[name]) == "✓ right"
+    assert_nothing_and_right(getattr(checks, name), ANSWERS[name])
 
 
 @pytest.mark.parametrize("name", ["move_codes", "perplexity"])
@@ -102,5 +101,4 @@ def test_a_grey_left_out_is_not_answered():
 
 @pytest.mark.parametrize(("name", "answer", "hint"), WRONG)
 def test_wrong(name, answer, hint):
-    verdict = getattr(checks, name).verdict(answer)
-    assert verdict.startswith("✗") and hint in verdict
+    assert_told_wrong(getattr(checks, name), answer, hint)

@@ -87,6 +87,7 @@ def main(folder: Path) -> None:
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(json.dumps(found))
     part_company()
+    assert not dist.is_initialized()
 
 
 # The tests.

@@ -175,7 +175,9 @@ def token_loop(
     """
     (b, n), k = prefix.shape, bart.config.codebook_size
     length = bart.config.image_length
-    memory = encode_once(bart, text_ids, text_mask)  #                          (B or 2B, T, D)
+    together = pictures_together(text_ids, text_mask)
+    text_ids, text_mask = text_ids[::together], text_mask[::together]  #        (R, T)
+    memory = encode_once(bart, text_ids, text_mask)  #                          (R, T, D)
     cache = bart.new_cache(memory)
     uniform = uniform.to(text_ids.device)
     tokens = torch.cat([prefix, prefix.new_zeros(b, length - n)], dim=1)  #     (B, N)
@@ -192,6 +194,16 @@ def token_loop(
         tokens[:, t] = drawn
         inputs = drawn[:, None]  #                                              (B, 1)
         yield tokens[:, : t + 1]
+
+
+def pictures_together(text_ids: Tensor, text_mask: Tensor) -> int:
+    """The largest m for which rows 0 … m−1 have the same text, rows m … 2m−1 too, and so on.
+
+    The decoder then keeps one set of text keys for every m pictures.
+    """
+    rows = torch.cat([text_ids, text_mask], dim=1)  #                (B, 2T)
+    changes = (rows[1:] != rows[:-1]).any(1).nonzero().flatten() + 1
+    return math.gcd(len(rows), *changes.tolist())
 
 
 def encode_once(bart: Bart, text_ids: Tensor, text_mask: Tensor) -> Tensor:

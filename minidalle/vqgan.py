@@ -357,7 +357,8 @@ class VQGAN(nn.Module):
         side = math.isqrt(n)
         if side * side != n:
             raise ValueError(f"{n} image tokens do not fill a square grid")
-        grid = latents.transpose(1, 2).reshape(b, d, side, side)
+        # (B, d, h, w) with the channels last in memory, which convolutions prefer.
+        grid = latents.reshape(b, side, side, d).permute(0, 3, 1, 2)
         return self.decoder(self.post_quant_conv(grid))
 
     @torch.no_grad()

@@ -249,62 +249,62 @@ class LayerCache:
     """What one decoder block need not compute again: keys and values of text and image so far.
 
     The text part has a row for each of R texts, the image part for each of B pictures: the first
-    B/R are of the first text, and so on. The image part grows by BLOCK tokens at a time, and is
-    filled in place; unless `keep`, it holds nothing, which is what training wants.
+    B/R are of the first text, and so on. The image part holds `room` places, and is filled in
+    place; unless `keep`, it holds nothing, which is what training wants.
     """
-
-    BLOCK = 32
 
     def __init__(self, text_keys: Tensor, text_values: Tensor, keep: bool = False):
         self.text_keys, self.text_values = text_keys, text_values  #  (R, H, T, D/H) each
         self.keep = keep
-        self.length = 0  # image tokens held
         self.keys = self.values = text_keys[:0, :, :0]  #             (B, H, room, D/H) each
-
-    def room(self, length: int) -> int:
-        """Places that attention sees where so many image tokens are held: those behind are empty.
-
-        They are all of the memory set aside, since products with a part of it cost a copy.
-        """
-        return -(-length // self.BLOCK) * self.BLOCK if self.keep else length
+        self.places, self.room = torch.empty(0), 0  # where the new tokens go; see Cache.advance
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values of n new tokens, (B, H, n, D/H); return all, (B, H, room, D/H)."""
+        """Put keys and values of n new tokens, (B, H, n, D/H), into their places.
+
+        Returns those of all places, (B, H, room, D/H) each, the empty ones behind included: they
+        are all the memory set aside, since products with a part of it would cost a copy.
+        """
         if not self.keep:
             return keys, values
-        end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:
-            self.keys, self.values = self.grown(self.keys, keys), self.grown(self.values, values)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
+        if self.room > self.keys.shape[2]:
+            self.keys = grown(self.keys, keys, self.room)
+            self.values = grown(self.values, values, self.room)
+        self.keys.index_copy_(2, self.places, keys)
+        self.values.index_copy_(2, self.places, values)
         return self.keys, self.values
 
-    def grown(self, held: Tensor, new: Tensor) -> Tensor:
-        """What is held, with room for the new tokens, too; zeros in what is empty."""
-        b, heads, n, d = new.shape
-        larger = new.new_zeros(b, heads, self.room(self.length + n), d)
-        if self.length:
-            larger[:, :, : self.length] = held[:, :, : self.length]
-        return larger
+
+def grown(held: Tensor, new: Tensor, room: int) -> Tensor:
+    """What is held (B, H, past, d) with room for more like `new`, zeros in what is empty."""
+    larger = new.new_zeros(*new.shape[:2], room, new.shape[3])
+    if held.numel():
+        larger[:, :, : held.shape[2]] = held
+    return larger
 
 
 class Cache:
-    """The key/value cache of all decoder blocks: `Bart.new_cache` makes it, `decode` fills it."""
+    """The key/value cache of all decoder blocks: `Bart.new_cache` makes it, `decode` fills it.
+
+    Its room grows by BLOCK places at a time.
+    """
+
+    BLOCK = 32
 
     def __init__(self, layers: list[LayerCache]):
         self.layers = layers
+        self.length = 0  # decoder inputs held so far
 
-    @property
-    def length(self) -> int:
-        """Decoder inputs held so far."""
-        return self.layers[0].length
-
-    def visible(self, n: int) -> Tensor:
-        """Which places n new inputs may attend to, themselves and what came before: (n, room)."""
-        end = self.length + n
-        place = torch.arange(self.layers[0].room(end), device=self.layers[0].text_keys.device)
-        return place <= place[self.length : end, None]
+    def advance(self, n: int) -> tuple[Tensor, Tensor]:
+        """Make room for n new inputs: their places (n,), and which ones they may see, (n, room)."""
+        first, self.length = self.length, self.length + n
+        keep = self.layers[0].keep
+        room = -(-self.length // self.BLOCK) * self.BLOCK if keep else self.length
+        every = torch.arange(room, device=self.layers[0].text_keys.device)
+        places = every[first : self.length]
+        for layer in self.layers:
+            layer.places, layer.room = places, room
+        return places, every <= places[:, None]
 
 
 class Embedding(nn.Module):
@@ -317,10 +317,12 @@ class Embedding(nn.Module):
         self.layernorm_embedding = LayerNorm(width, scale=True)
         self.dropout = nn.Dropout(dropout)
 
-    def embed(self, ids: Tensor, first_position: int = 0) -> Tensor:
-        end = first_position + ids.shape[1]
-        x = self.embed_tokens(ids) + self.embed_positions.weight[first_position:end]  # (B, n, D)
-        return self.dropout(self.layernorm_embedding(x))  #                             (B, n, D)
+    def embed(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """Ids (B, n) in their places (n,), which are the first n unless given."""
+        if places is None:
+            places = torch.arange(ids.shape[1], device=ids.device)
+        x = self.embed_tokens(ids) + self.embed_positions(places)  #  (B, n, D)
+        return self.dropout(self.layernorm_embedding(x))  #           (B, n, D)
 
 
 class BartEncoder(Embedding):
@@ -355,10 +357,9 @@ class BartDecoder(Embedding):
 
     def forward(self, image_ids: Tensor, text_mask: Tensor, cache: Cache) -> Tensor:
         """n new inputs, (B, n) -> (B, n, D), after what the cache holds; text_mask is (R, T)."""
-        past, n = cache.length, image_ids.shape[1]
         visible = text_mask[:, None, None, :].bool()  #       (R, 1, 1, T)
-        causal = cache.visible(n)  #                          (n, room)
-        x = self.embed(image_ids, past)  #                    (B, n, D)
+        places, causal = cache.advance(image_ids.shape[1])  # (n,), (n, room)
+        x = self.embed(image_ids, places)  #                  (B, n, D)
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x = layer(x, layer_cache, causal, visible)  #     (B, n, D)
         return self.final_ln(x)  #                            (B, n, D)

@@ -1,23 +1,31 @@
-"""How much memory generation needs, from the configs alone.
+"""How much memory generation needs, from the configs alone, and how much there is.
 
 What is counted is what grows with the model and the number of pictures: the weights, the key/value
-cache of the decoder, and the largest feature maps of the VQGAN's decoder. Python and torch
-themselves come on top. The one measured number is FEATURE_MAPS.
+cache of the decoder, the logits, and the feature maps of the VQGAN's decoder. Python and torch
+themselves come on top. The measured numbers are FEATURE_MAPS and LOGITS.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from minidalle.bart import Bart, BartConfig
+from minidalle.bart import Bart, BartConfig, Cache
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 # How many full-size feature maps the VQGAN's decoder holds at once: 5.3 to 5.5 at f16-16384's size
 # on a CPU, four pictures, both precisions (peak resident memory).
 FEATURE_MAPS = 5.4
+# How many arrays of float32 logits sampling holds at once, those of the empty prompt among them.
+LOGITS = 8
+# Pictures are decoded so many at a time that their feature maps stay below this, in bytes: more at
+# once are no faster on a CPU. A single picture may take more.
+DECODED_AT_ONCE = {"cpu": 2**29, "cuda": 2**32}
+MEMORY = Path("/proc/meminfo")
+KEPT_FREE = 0.1  # of the free memory: for what is not counted, and for others
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class MemoryNeeded:
     """Bytes that drawing n pictures takes."""
 
     weights: int  # of all parts, in the precision computed in
-    cache: int  # keys and values of text and image tokens; freed before pictures are decoded
+    cache: int  # keys and values of text and image tokens, and logits; freed before decoding
     pictures: int  # feature maps while the VQGAN decodes
 
     @property
@@ -41,20 +49,69 @@ def memory_needed(
     parameters: int,
     n: int,
     dtype: torch.dtype,
+    device: str = "cpu",
 ) -> MemoryNeeded:
-    """Memory to draw n pictures with super-conditioning, which doubles the decoder's rows.
+    """Memory to draw n pictures of a prompt with super-conditioning, which doubles the rows.
 
     parameters: of all parts together; see `parameter_count`.
     """
     cache = pictures = 0
     if bart is not None:
-        length = bart.image_length + bart.max_text_length
-        cache = 2 * bart.decoder_layers * 2 * n * length * bart.d_model
+        text = 2 * 2 * bart.decoder_layers * bart.max_text_length * bart.d_model * dtype.itemsize
+        cache = text + n * picture_bytes(bart, dtype)
     if vqgan is not None:
-        channels = vqgan.ch * max(vqgan.ch_mult[:2])  # the second level's arrive at full size
-        side = vqgan.resolution // vqgan.patch
-        pictures = int(FEATURE_MAPS * n * channels * side**2)
-    return MemoryNeeded(*(count * dtype.itemsize for count in (parameters, cache, pictures)))
+        pictures = min(n, decoded_at_once(vqgan, dtype, device)) * feature_bytes(vqgan, dtype)
+    return MemoryNeeded(parameters * dtype.itemsize, cache, pictures)
+
+
+def picture_bytes(config: BartConfig, dtype: torch.dtype) -> int:
+    """What the decoder keeps for each picture: keys, values and logits of its two rows."""
+    room = -(-config.image_length // Cache.BLOCK) * Cache.BLOCK
+    keys_and_values = 2 * 2 * config.decoder_layers * room * config.d_model
+    return keys_and_values * dtype.itemsize + LOGITS * 4 * (config.image_vocab_size + 1)
+
+
+def feature_bytes(config: VQGANConfig, dtype: torch.dtype) -> int:
+    """What the VQGAN's decoder holds for each picture."""
+    channels = config.ch * max(config.ch_mult[:2])  # the second level's arrive at full size
+    return int(FEATURE_MAPS * channels * (config.resolution // config.patch) ** 2) * dtype.itemsize
+
+
+def decoded_at_once(config: VQGANConfig, dtype: torch.dtype, device: str) -> int:
+    """How many pictures the VQGAN should decode together: at least 1."""
+    bound = DECODED_AT_ONCE.get(device, DECODED_AT_ONCE["cpu"])
+    return max(1, bound // feature_bytes(config, dtype))
+
+
+def drawn_at_once(config: BartConfig, dtype: torch.dtype, free: int | None) -> int | None:
+    """For how many pictures the free memory is enough, besides the weights; None = any number.
+
+    Each is counted with a text of its own. Raises MemoryError where not even one fits.
+    """
+    if free is None:
+        return None
+    texts = 2 * 2 * config.decoder_layers * config.max_text_length * config.d_model * dtype.itemsize
+    each = picture_bytes(config, dtype) + texts
+    count = int((1 - KEPT_FREE) * free) // each
+    if count < 1:
+        raise MemoryError(
+            f"a picture needs {each / 2**20:,.0f} MiB of memory besides the weights, "
+            f"{free / 2**20:,.0f} MiB are free; free some, or take a lower precision"
+        )
+    return count
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process could still take; None where the system does not tell."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    if device.type != "cpu" or not MEMORY.exists():
+        return None
+    for line in MEMORY.read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def parameter_count(config: BartConfig | VQGANConfig | CLIPConfig) -> int:

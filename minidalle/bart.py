@@ -254,16 +254,18 @@ class LayerCache:
     """
 
     def __init__(self, text_keys: Tensor, text_values: Tensor, keep: bool = False):
-        self.text_keys, self.text_values = text_keys, text_values  #  (R, H, T, D/H) each
         self.keep = keep
+        if keep:  # they are read at every step
+            text_keys, text_values = text_keys.contiguous(), text_values.contiguous()
+        self.text_keys, self.text_values = text_keys, text_values  #  (R, H, T, D/H) each
         self.keys = self.values = text_keys[:0, :, :0]  #             (B, H, room, D/H) each
         self.places, self.room = torch.empty(0), 0  # where the new tokens go; see Cache.advance
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values of n new tokens, (B, H, n, D/H), into their places.
 
-        Returns those of all places, (B, H, room, D/H) each, the empty ones behind included: they
-        are all the memory set aside, since products with a part of it would cost a copy.
+        Returns those of all places, (B, H, room, D/H) each, the empty ones behind included, since
+        on a CPU products with a part of the memory set aside would cost a copy.
         """
         if not self.keep:
             return keys, values
@@ -272,7 +274,7 @@ class LayerCache:
             self.values = grown(self.values, values, self.room)
         self.keys.index_copy_(2, self.places, keys)
         self.values.index_copy_(2, self.places, values)
-        return self.keys, self.values
+        return self.keys[:, :, : self.room], self.values[:, :, : self.room]
 
 
 def grown(held: Tensor, new: Tensor, room: int) -> Tensor:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from minidalle.bart import Bart
+from minidalle.graphs import StepGraphs
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ def filter_logits(logits: Tensor, config: SamplingConfig) -> Tensor:
 
     Exactly k tokens stay after top-k, also where values tie. Top-p keeps the token that crosses the
     limit. At temperature 0 the likeliest token alone stays.
+
+    >>> filter_logits(torch.tensor([[1.0, 3.0, 2.0]]), SamplingConfig(top_k=2))
+    tensor([[-inf, 3., 2.]])
     """
     if config.temperature == 0:
         return keep_only(logits, logits.argmax(-1, keepdim=True))
@@ -99,6 +104,7 @@ def generate_tokens(
     uncond_ids: Tensor | None = None,
     uncond_mask: Tensor | None = None,
     prefix: Tensor | None = None,
+    graphs: StepGraphs | None = None,
 ) -> Tensor:
     """Draw the N image tokens of B pictures: (B, N), all below K.
 
@@ -113,6 +119,7 @@ def generate_tokens(
         uncond_ids=uncond_ids,
         uncond_mask=uncond_mask,
         prefix=prefix,
+        graphs=graphs,
     )
     return tokens
 
@@ -127,6 +134,7 @@ def stream_tokens(
     uncond_ids: Tensor | None = None,
     uncond_mask: Tensor | None = None,
     prefix: Tensor | None = None,
+    graphs: StepGraphs | None = None,
 ) -> Iterator[Tensor]:
     """Draw image tokens one at a time; yield those so far, (B, t), first the prefix alone.
 
@@ -134,6 +142,7 @@ def stream_tokens(
     seeds: B whole numbers.
     uncond_ids, uncond_mask: (1, T) or (B, T), the empty prompt; ignored if condition_scale is 1.
     prefix: (B, n) image tokens to keep.
+    graphs: play recorded decoder steps, on a GPU; see `minidalle.graphs`.
     Raises ValueError where shapes or ids do not fit.
     """
     b, k, length = text_ids.shape[0], bart.config.codebook_size, bart.config.image_length
@@ -154,9 +163,8 @@ def stream_tokens(
             )
         text_ids = torch.cat([text_ids, uncond_ids.expand(b, -1)])  #                    (2B, T)
         text_mask = torch.cat([text_mask, uncond_mask.expand(b, -1)])  #                 (2B, T)
-    return token_loop(
-        bart, text_ids, text_mask, config, uniform_numbers(seeds, length), prefix, conditioned
-    )
+    uniform = uniform_numbers(seeds, length)
+    return token_loop(bart, text_ids, text_mask, config, uniform, prefix, conditioned, graphs)
 
 
 @torch.no_grad()
@@ -168,6 +176,7 @@ def token_loop(
     uniform: Tensor,
     prefix: Tensor,
     conditioned: bool,
+    graphs: StepGraphs | None = None,
 ) -> Iterator[Tensor]:
     """The loop behind `stream_tokens`.
 
@@ -178,7 +187,11 @@ def token_loop(
     together = pictures_together(text_ids, text_mask)
     text_ids, text_mask = text_ids[::together], text_mask[::together]  #        (R, T)
     memory = encode_once(bart, text_ids, text_mask)  #                          (R, T, D)
-    cache = bart.new_cache(memory)
+    if graphs is not None:
+        decode = graphs.start(memory, text_mask, together)
+    else:
+        cache = bart.new_cache(memory)
+        decode = partial(bart.decode, memory=memory, text_mask=text_mask, cache=cache)
     uniform = uniform.to(text_ids.device)
     tokens = torch.cat([prefix, prefix.new_zeros(b, length - n)], dim=1)  #     (B, N)
     start = prefix.new_full((b, 1), k)  #                                       (B, 1)
@@ -186,7 +199,7 @@ def token_loop(
     yield tokens[:, :n]
     for t in range(n, length):
         rows = inputs.repeat(2, 1) if conditioned else inputs
-        logits = bart.decode(rows, memory, text_mask, cache)  #                 (B or 2B, n, K′)
+        logits = decode(rows)  #                                                (B or 2B, n, K′)
         logits = logits[:, -1, :k].float()  #                                   (B or 2B, K)
         if conditioned:
             logits = super_condition(*logits.chunk(2), config.condition_scale)

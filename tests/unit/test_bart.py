@@ -1,9 +1,12 @@
 """Bart's invariants: causal, masked, cached, counted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from minidalle.bart import Bart, BartConfig
+from minidalle.bart import Bart, BartConfig, Cache, Dense, attend
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,60 @@ def test_cached_decoding_equals_uncached(bart, pieces):
         parts = [bart.decode(part, memory, MASK, cache) for part in inputs.split(pieces, dim=1)]
     assert cache.length == 16
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
+
+
+def test_a_cache_of_several_blocks_equals_none():
+    """Past one block of places the cache has grown, and what is empty behind is not looked at."""
+    torch.manual_seed(1)
+    bart = Bart(replace(BartConfig.tiny(), image_length=2 * Cache.BLOCK + 10)).eval()
+    inputs = torch.randint(64, (1, bart.config.image_length))
+    with torch.no_grad():
+        memory = bart.encode(TEXT, MASK)
+        cache = bart.new_cache(memory)
+        steps = [bart.decode(part, memory, MASK, cache) for part in inputs.split(1, dim=1)]
+        whole = bart.decode(inputs, memory, MASK)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=0)
+    assert cache.layers[0].keys.shape[2] == 3 * Cache.BLOCK
+
+
+def test_pictures_of_one_text_share_its_memory(bart):
+    """Two texts with three pictures each: as if every picture had its own, cached or not."""
+    ids = torch.randint(64, (6, 16), generator=torch.Generator().manual_seed(3))
+    text, mask = torch.cat([TEXT, TEXT + 1]), torch.cat([MASK, MASK.flip(1)])
+    each = [rows.repeat_interleave(3, dim=0) for rows in (text, mask)]
+    with torch.no_grad():
+        apart = bart(*each, ids[:, :16])
+        memory = bart.encode(text, mask)
+        inputs = torch.cat([torch.full((6, 1), bart.config.codebook_size), ids[:, :-1]], dim=1)
+        together = bart.decode(inputs, memory, mask)
+        cache = bart.new_cache(memory)
+        steps = [bart.decode(part, memory, mask, cache) for part in inputs.split(1, dim=1)]
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(steps, dim=1), apart, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="5 rows of image tokens for 2 texts"):
+        bart.decode(inputs[:5], memory, mask)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_a_lone_query_attends_as_many_do(dtype, tolerance):
+    """The products for one query on a CPU against torch's kernel in float32."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, values = (
+        torch.randn(2, 3, n, 16, generator=generator).to(dtype) for n in (1, 9, 9)
+    )
+    mask = torch.tensor([[True] * 6 + [False] * 3])
+    expected = F.scaled_dot_product_attention(*(x.float() for x in (queries, keys, values)), mask)
+    found = attend(queries, keys, values, mask)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,), (3,), (1, 2), (3, 1), (2, 5)])
+def test_few_rows_are_multiplied_alike(rows):
+    dense = Dense(7, 4)
+    x = torch.randn(*rows, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dense(x), F.linear(x, dense.weight))
+    assert dense(x).shape == (*rows, 4)
 
 
 def test_bfloat16_agrees_with_float32(bart):

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from minidalle.bart import Bart, BartConfig
+from minidalle.graphs import StepGraphs
 from minidalle.sampling import (
     SamplingConfig,
     draw_tokens,
     filter_logits,
     generate_tokens,
+    pictures_together,
     stream_tokens,
     super_condition,
     uniform_numbers,
@@ -206,3 +208,30 @@ def test_no_global_state_is_touched(bart):
     generate_tokens(bart, ids, mask, WARM, seeds=[1], **BLANK)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+
+
+def test_rows_of_one_text_are_counted_together():
+    """Two of each text; where their numbers differ, as many as go into all of them."""
+    ids = torch.tensor([[1, 2]] * 4 + [[1, 3]] * 2)
+    mask = torch.ones_like(ids)
+    assert pictures_together(ids, mask) == 2
+    assert pictures_together(ids[:4], mask[:4]) == 4
+    assert pictures_together(ids[:5], mask[:5]) == 1
+    mask[1:] = torch.tensor([1, 0])  # other padding is another text
+    assert pictures_together(ids[:4], mask[:4]) == 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_recorded_steps_give_the_same_tokens(bart, same):
+    """The static cache: first pictures, others of the same shape, and a kept beginning."""
+    graphs = StepGraphs(bart)
+    prefix = torch.randint(bart.config.codebook_size, (3, 4))
+    for seed, kept in ((0, None), (10, None), (20, prefix)):
+        ids, mask = prompts(bart, 3, same=same)
+        knobs = {"seeds": range(seed, seed + 3), "prefix": kept, **BLANK}
+        plain = generate_tokens(bart, ids, mask, WARM, **knobs)
+        recorded = generate_tokens(bart, ids, mask, WARM, graphs=graphs, **knobs)
+        assert torch.equal(recorded, plain)
+    step = graphs.step
+    generate_tokens(bart, ids[:1], mask[:1], WARM, seeds=[1], graphs=graphs, **BLANK)
+    assert graphs.step is not step  # another shape, another recording

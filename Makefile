@@ -8,7 +8,7 @@ LESSONS = notebooks/*.ipynb notebooks/solutions/*.ipynb
 NBVAL = -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	--nbval-sanitize-with notebooks/sanitize.cfg
 
-.PHONY: help demo test lessons notebooks browser train train-lessons lint
+.PHONY: help demo test lessons notebooks browser docs train train-lessons lint
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -29,6 +29,10 @@ notebooks: .venv/ok  ## run every lesson and store its outputs, two at a time
 browser: .venv/ok  ## click through the widgets in a real JupyterLab; needs Debian's chromium
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e .[browser]
 	$(BIN)/python -m pytest tests/browser
+
+docs: .venv/ok   ## build the documentation into build/docs, offline, and check its links and examples
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e .[docs]
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs && $(BIN)/python -m pytest tests/docs
 
 train: .venv/ok  ## train a model like the embedded one from its data, in five runs into runs/
 	$(BIN)/minidalle train vqgan --run runs/vqgan-1

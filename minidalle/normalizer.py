@@ -44,7 +44,10 @@ PERSONS = {"a person": 282265, "someone": 121194, "somebody": 12219}
 
 
 class TextNormalizer:
-    """Cleans a caption or prompt: `TextNormalizer()("A cat!")` is `" a cat"`.
+    """Cleans a caption or prompt.
+
+    >>> TextNormalizer()("A cat!")
+    ' a cat'
 
     Args:
         word_list: a file of words, the most frequent first, one a line (what follows the word on

@@ -11,8 +11,9 @@ through them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from minidalle.checkpoints import (
     to_dtype,
 )
 from minidalle.clip import CLIP, TransformersCLIP
+from minidalle.graphs import StepGraphs
+from minidalle.memory import decoded_at_once, drawn_at_once, free_memory
 from minidalle.normalizer import TextNormalizer
 from minidalle.pictures import grey_after, image_grid, square, to_pil, write_picture
 from minidalle.sampling import SamplingConfig, stream_tokens
@@ -110,6 +113,7 @@ class MiniDalle:
         clip: CLIP | None = None,
         sampling: SamplingConfig = PUBLISHED_SAMPLING,
         word_list: str | Path | None = None,
+        cuda_graphs: bool = False,
         name: str = "unnamed",
     ):
         check_fit(bart.config, vqgan.config)
@@ -119,6 +123,7 @@ class MiniDalle:
         self.bart, self.vqgan, self.tokenizer, self.sampling = bart, vqgan, tokenizer, sampling
         self.normalizer = TextNormalizer(word_list) if bart.config.normalize_text else None
         self.word_list = word_list
+        self.graphs = StepGraphs(bart) if cuda_graphs else None
 
     @classmethod
     def from_pretrained(
@@ -130,6 +135,7 @@ class MiniDalle:
         variant: str | None = None,
         device: str = "cpu",
         dtype: str | torch.dtype = "float32",
+        cuda_graphs: bool = False,
     ) -> MiniDalle:
         """Load a model: the embedded one, a folder in any known layout, or one from the hub.
 
@@ -140,6 +146,7 @@ class MiniDalle:
         revision: branch, tag or commit of the hub id `path`; None for its main branch.
         variant: "mini" or "mega", where a folder in min-dalle's layout holds both.
         device, dtype: where and in what precision to compute.
+        cuda_graphs: on a GPU, record decoder steps and play them back; see `minidalle.graphs`.
         Raises FileNotFoundError, ValueError, OSError with what was looked for and what was found.
         """
         dtype = to_dtype(dtype)
@@ -164,6 +171,7 @@ class MiniDalle:
             clip=next((part.load(device, dtype) for part in native.find(source, CLIP)), None),
             sampling=load_sampling(source),
             word_list=hashtag_words(source),
+            cuda_graphs=cuda_graphs,
             name="emoji (embedded)" if path is None else str(path),
         )
 
@@ -196,6 +204,7 @@ class MiniDalle:
         condition_scale: float | None = None,
         image_prompt: Image.Image | None = None,
         keep: float = 0.5,
+        max_batch: int | None = None,
     ) -> Result | list[Result]:
         """Draw n pictures of a prompt, or of each of several.
 
@@ -206,14 +215,17 @@ class MiniDalle:
             checkpoint's own default.
         image_prompt: a picture whose first image tokens, in reading order, are kept: the share
             `keep` of them, from 0 to 1.
-        Raises ValueError for values out of range, TypeError for a prompt that is no text.
+        max_batch: how many pictures are drawn together at most, at least 1; None takes as many as
+            the free memory is enough for. The pictures are the same.
+        Raises ValueError for values out of range, TypeError for a prompt that is no text,
+        MemoryError, before anything is drawn, where not even one picture fits.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         sampling = self.sampling_with(
             temperature=temperature, top_k=top_k, top_p=top_p, condition_scale=condition_scale
         )
-        steps = self.stream_batch(prompts, n, seed, sampling, self.prefix_of(image_prompt, keep))
-        *_, tokens = steps
+        prefix = self.prefix_of(image_prompt, keep)
+        tokens = self.draw_tokens(pairs_of(prompts, n, seed), sampling, prefix, max_batch)
         results = self.results(prompts, tokens, n, seed, sampling)
         return results[0] if isinstance(prompt, str) else results
 
@@ -326,6 +338,34 @@ class MiniDalle:
         tokens = self.encode(image_prompt)
         return tokens[None, : round(keep * len(tokens))]
 
+    def draw_tokens(
+        self,
+        pairs: Sequence[tuple[str, int]],
+        sampling: SamplingConfig,
+        prefix: Tensor | None = None,
+        max_batch: int | None = None,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> Tensor:
+        """Image tokens of a picture for each (prompt, seed), drawn in batches that fit: (B, N).
+
+        max_batch: as for `generate`. progress: is told how many tokens are drawn, of B·N.
+        """
+        if max_batch is not None and max_batch < 1:
+            raise ValueError(f"max_batch is {max_batch}; it must be at least 1")
+        most = max_batch or self.most_at_once() or max(1, len(pairs))
+        drawn: list[Tensor] = []
+        for start in range(0, max(1, len(pairs)), most):
+            batch = pairs[start : start + most]
+            for tokens in self.stream_pairs(batch, sampling, prefix):
+                progress(start * self.bart.config.image_length + tokens.numel())
+            drawn.append(tokens)
+        return torch.cat(drawn)
+
+    def most_at_once(self) -> int | None:
+        """For how many pictures the free memory is enough; None where that cannot be told."""
+        dtype = self.bart.lm_head.weight.dtype
+        return drawn_at_once(self.bart.config, dtype, free_memory(self.device))
+
     def stream_batch(
         self,
         prompts: Sequence[str],
@@ -335,47 +375,78 @@ class MiniDalle:
         prefix: Tensor | None,
     ) -> Iterator[Tensor]:
         """Image tokens so far of n pictures of each prompt, for t up to N: (prompts·n, t)."""
-        for text in prompts:
-            if not isinstance(text, str):
-                raise TypeError(f"a prompt is {type(text).__name__}; it must be a str")
-        if not prompts:
+        return self.stream_pairs(pairs_of(prompts, n, seed), sampling, prefix)
+
+    def stream_pairs(
+        self,
+        pairs: Sequence[tuple[str, int]],
+        sampling: SamplingConfig,
+        prefix: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Image tokens so far of a picture for each (prompt, seed), for t up to N: (B, t)."""
+        for prompt, _ in pairs:
+            if not isinstance(prompt, str):
+                raise TypeError(f"a prompt is {type(prompt).__name__}; it must be a str")
+        if not pairs:
             raise ValueError("there is no prompt; the empty prompt is ''")
-        seeds = seeds_of(seed, n)
+        most = self.most_at_once()
+        if most is not None and len(pairs) > most:
+            raise MemoryError(
+                f"{len(pairs)} pictures together do not fit in the free memory, {most} do; "
+                f"draw fewer at a time"
+            )
+        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))  # each is tokenized once
+        place = {text: i for i, text in enumerate(prompts)}
+        rows = torch.tensor([place[prompt] for prompt, _ in pairs], device=self.device)
         ids, mask = self.text_tokens(prompts)
         uncond_ids, uncond_mask = self.blank_tokens()
         return stream_tokens(
             self.bart,
-            ids.repeat_interleave(n, dim=0),
-            mask.repeat_interleave(n, dim=0),
+            ids[rows],
+            mask[rows],
             sampling,
-            seeds=seeds * len(prompts),
+            seeds=[seed for _, seed in pairs],
             uncond_ids=uncond_ids,
             uncond_mask=uncond_mask,
-            prefix=None if prefix is None else prefix.expand(len(prompts) * n, -1),
+            prefix=None if prefix is None else prefix.expand(len(pairs), -1),
+            graphs=self.graphs,
         )
 
     def results(
         self, prompts: Sequence[str], tokens: Tensor, n: int, seed: int, sampling: SamplingConfig
     ) -> list[Result]:
         """One result per prompt from image tokens (prompts·n, t); places from t on are grey."""
+        return self.results_of([(text, seeds_of(seed, n)) for text in prompts], tokens, sampling)
+
+    def results_of(
+        self, wanted: Sequence[tuple[str, list[int]]], tokens: Tensor, sampling: SamplingConfig
+    ) -> list[Result]:
+        """One result per prompt and its seeds, which have as many rows of tokens: (seeds, t)."""
         length, step = self.bart.config.image_length, tokens.shape[1]
         filled = torch.cat([tokens, tokens.new_zeros(len(tokens), length - step)], dim=1)
-        images = [grey_after(to_pil(image), step, length) for image in self.vqgan.decode(filled)]
+        precision = self.bart.lm_head.weight.dtype
+        together = decoded_at_once(self.vqgan.config, precision, self.device.type)
+        images = [
+            grey_after(to_pil(image), step, length)
+            for part in filled.split(together)
+            for image in self.vqgan.decode(part)
+        ]
         tokens = tokens.cpu().clone()
-        dtype = str(self.bart.lm_head.weight.dtype).removeprefix("torch.")
+        dtype = str(precision).removeprefix("torch.")
+        ends = list(accumulate(len(seeds) for _, seeds in wanted))
         return [
             Result(
-                prompt=text,
-                images=images[i * n : (i + 1) * n],
-                tokens=tokens[i * n : (i + 1) * n],
-                seeds=seeds_of(seed, n),
+                prompt=prompt,
+                images=images[end - len(seeds) : end],
+                tokens=tokens[end - len(seeds) : end],
+                seeds=seeds,
                 sampling=sampling,
                 step=step,
                 length=length,
                 model=self.name,
                 dtype=dtype,
             )
-            for i, text in enumerate(prompts)
+            for (prompt, seeds), end in zip(wanted, ends, strict=True)
         ]
 
     def load_scorer(self, folder: str | Path) -> tuple[CLIP | TransformersCLIP, ByteLevelBPE]:
@@ -458,6 +529,12 @@ def check_clip(clip: CLIP, tokenizer: ByteLevelBPE) -> None:
             f"the CLIP reads {clip.config.vocab_size} text tokens, the tokenizer has "
             f"{tokenizer.vocab_size}: the tokenizer is not this CLIP's"
         )
+
+
+def pairs_of(prompts: Sequence[str], n: int, seed: int) -> list[tuple[str, int]]:
+    """A (prompt, seed) for each of n pictures of each prompt."""
+    seeds = seeds_of(seed, n)
+    return [(prompt, each) for prompt in prompts for each in seeds]
 
 
 def seeds_of(seed: int, n: int) -> list[int]:

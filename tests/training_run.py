@@ -1,4 +1,4 @@
-"""A short training run in a process of its own, or in several: `training_run.py STAGE RUN`.
+"""A short training run in a process of its own, or in several: `training_run.py STAGE RUN STEPS`.
 
 For the tests that kill processes or count them. Learns from 24 emoji; prints, by the first process,
 what every step's loss was and whether all processes ended with the same parameters.
@@ -15,9 +15,8 @@ import torch.distributed as dist
 
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import native
+from minidalle.data import sources
 from minidalle.data.emoji import EmojiDataset
-from minidalle.training import bart as bart_stage
-from minidalle.training import vqgan as vqgan_stage
 from minidalle.training.bart import BartTask, BartTrainConfig
 from minidalle.training.loop import LoopConfig, train
 from minidalle.training.processes import part_company
@@ -58,11 +57,11 @@ def fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def main(stage: str, run: Path) -> None:
-    vqgan_stage.EmojiDataset = bart_stage.EmojiDataset = FewEmoji
+def main(stage: str, run: Path, steps: int) -> None:
+    sources.EmojiDataset = FewEmoji
     loop = LoopConfig(
-        steps=12, batch_size=8, warmup_steps=2, precision="no",
-        log_every=1, evaluate_every=100, save_every=1,
+        steps=steps, batch_size=8, warmup_steps=2, precision="no",
+        log_every=1, evaluate_every=1000, save_every=1,
     )  # fmt: skip
     task = make_task(stage, loop, run)
     train(task, loop, run)
@@ -79,4 +78,4 @@ def main(stage: str, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

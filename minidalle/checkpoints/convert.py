@@ -29,10 +29,10 @@ from minidalle.vqgan import VQGAN
 
 
 def convert(
-    source: Path,
-    folder: Path,
+    source: str | Path,
+    folder: str | Path,
     *,
-    vqgan: Path | None = None,
+    vqgan: str | Path | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     drop_classes: bool = False,
@@ -47,12 +47,14 @@ def convert(
     drop_classes: pass over pickled classes in a `.ckpt`; see `load_torch_file`.
     Raises FileExistsError where the folder is there already, and what loading raises.
     """
+    source, folder = Path(source), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; name a new folder, or remove it")
     parts = find_parts(source, variant=variant, drop_classes=drop_classes)
     if vqgan is not None:
         length = parts["bart"].config().image_length if "bart" in parts else None
-        parts["vqgan"] = choose(vqgan, VQGAN, find_vqgans(vqgan, length, drop_classes))
+        found = find_vqgans(Path(vqgan), length, drop_classes)
+        parts["vqgan"] = choose(Path(vqgan), VQGAN, found)
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)  # of a conversion that was killed
     try:

@@ -17,7 +17,8 @@ import typer
 from typer.exceptions import TyperException
 
 import minidalle
-from minidalle.cli import checkpoints, draw, encode, evaluate
+from minidalle.cli import checkpoints, draw, encode, evaluate, reconstruct, web
+from minidalle.cli.bench import bench_app
 from minidalle.cli.train import train_app
 
 app = typer.Typer(
@@ -27,13 +28,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(epilog=draw.GENERATE_EXAMPLES)(draw.generate)
-app.command(epilog=draw.RECONSTRUCT_EXAMPLES)(draw.reconstruct)
+app.command(epilog=reconstruct.RECONSTRUCT_EXAMPLES)(reconstruct.reconstruct)
 app.command(epilog=checkpoints.INFO_EXAMPLES)(checkpoints.info)
 app.command(epilog=checkpoints.CONVERT_EXAMPLES)(checkpoints.convert)
 app.command(epilog=encode.ENCODE_EXAMPLES)(encode.encode)
 app.command(epilog=evaluate.EVALUATE_EXAMPLES)(evaluate.evaluate)
+app.command(epilog=web.APP_EXAMPLES)(web.app)
 app.add_typer(train_app, name="train")
-app.add_typer(checkpoints.bench_app, name="bench")
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback(invoke_without_command=True)
@@ -57,7 +59,7 @@ def main() -> None:
             complain("stopped", code=130)
     except TyperException as error:
         complain(error.format_message())
-    except (ValueError, OSError, FloatingPointError, RecursionError) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, RecursionError) as error:
         complain(str(error))
 
 

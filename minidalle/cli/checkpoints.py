@@ -1,8 +1,9 @@
-"""The commands about checkpoints: `info`, `convert` and `bench`."""
+"""The commands about checkpoints: `info` and `convert`."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +20,6 @@ CONVERT_EXAMPLES = options.examples(
     "convert last.ckpt vqgan --drop-classes",
 )
 
-bench_app = typer.Typer(
-    help="Measure speed and peak memory, in this process.", rich_markup_mode=None
-)
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A folder or file, or an id on the hub.")
 ]
@@ -90,112 +88,27 @@ def convert(
         bool, typer.Option("--drop-classes", help="Pass over pickled classes in a .ckpt.")
     ] = False,
 ) -> None:
-    """Write a checkpoint of any layout as a folder of minidalle's own, which loads in a moment."""
-    from minidalle.checkpoints import locate, to_dtype
-    from minidalle.checkpoints.convert import convert
+    """Write a checkpoint of any layout as a folder of minidalle's own, which loads in a moment.
 
+    A Bart from the hub gets the published VQGAN, unless --vqgan names another.
+    """
+    from minidalle.checkpoints import locate, to_dtype
+    from minidalle.checkpoints.convert import convert, find_parts
+    from minidalle.pipeline import PUBLISHED_VQGAN
+
+    found = locate(source, revision=revision, variant=variant)
+    parts = find_parts(found, variant=variant, drop_classes=drop_classes)
+    alone = vqgan is None and list(parts) == ["bart"]
+    if alone and not Path(source).exists():  # from the hub, where the VQGAN is published apart
+        vqgan, alone = PUBLISHED_VQGAN, False
     convert(
-        locate(source, revision=revision, variant=variant),
+        found,
         folder,
         vqgan=None if vqgan is None else locate(vqgan),
         variant=variant,
         dtype=to_dtype(dtype),
         drop_classes=drop_classes,
     )
+    if alone:
+        print(f"{folder} has no VQGAN, as {source} has none; --vqgan adds one", file=sys.stderr)
     options.say(folder)
-
-
-@bench_app.command(name="load", epilog=options.examples("bench load mini --dtype bfloat16"))
-def bench_load(
-    path: Checkpoint, dtype: options.Dtype = "float32", as_json: options.Json = False
-) -> None:
-    """Load a Bart, or a checkpoint that is only a VQGAN."""
-    from minidalle.bench import bench_load
-    from minidalle.checkpoints import locate
-
-    report(bench_load(locate(path), dtype), as_json)
-
-
-@bench_app.command(name="convert", epilog=options.examples("bench convert dalle-mini mini"))
-def bench_convert(
-    path: Checkpoint,
-    folder: NewFolder,
-    dtype: options.Dtype = "float32",
-    as_json: options.Json = False,
-) -> None:
-    """Convert a checkpoint."""
-    from minidalle.bench import bench_convert
-    from minidalle.checkpoints import locate
-
-    report(bench_convert(locate(path), folder, dtype), as_json)
-
-
-@bench_app.command(
-    name="train",
-    epilog=options.examples(
-        "bench train", "bench train --size mini --device cuda --precision bfloat16 --batch-size 8"
-    ),
-)
-def bench_train(
-    size: Annotated[str, typer.Option(help="Preset of Bart: tiny, emoji, mini, mega.")] = "emoji",
-    batch_size: Annotated[int, typer.Option(help="Pictures per training step.")] = 16,
-    steps: Annotated[int, typer.Option(help="How often each step is timed.")] = 10,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for autocast.")] = "float32",
-    device: options.Device = "cpu",
-    as_json: options.Json = False,
-) -> None:
-    """Train Bart for a few steps beside transformers' BART of as many parameters.
-
-    The two take turns, on the same random batch, with the same optimizer. Then the same is done
-    with Bart and smaller ones: what a step costs as width, layers and image tokens grow.
-    """
-    from minidalle.bench import bench_train
-
-    figures = bench_train(
-        size, batch_size=batch_size, steps=steps, precision=precision, device=device
-    )
-    options.say(json.dumps(figures, indent=2) if as_json else "\n".join(lines_of_training(figures)))
-
-
-def lines_of_training(told: dict[str, Any]) -> list[str]:
-    """What `bench_train` measured, as a person reads it."""
-    on, head = told["machine"], f"{'parameters':>16}{'F':>7}{'first loss':>12}"
-    rows = [
-        f"{name:<14}{m['parameters']:>16,}{m['ffn_dim']:>7}{m['first_loss']:>12.3f}"
-        f"{with_quartiles(m['step']):>25}{m['pictures_per_second']:>14.1f}"
-        for name, m in told["models"].items()
-    ]
-    growth = [
-        f"{row['smaller']:<14}{row['parameters']:>16,}{row['flops_ratio']:>10.2f}"
-        f"{with_quartiles(row['time_ratio']):>25}{row['step']['median']:>12.3f}"
-        for row in told["growth"]
-    ]
-    return [
-        f"{on['gpu'] or on['processor']}, threads {on['threads']}, Python {on['python']}, "
-        f"torch {on['torch']}, transformers {on['transformers']}, minidalle {on['minidalle']}",
-        f"one training step of size {told['size']}: batch {told['batch_size']}, "
-        f"T {told['text_length']}, N {told['image_length']}, {told['precision']}, AdamW; "
-        f"medians (quartiles) of {told['steps']}",
-        "",
-        f"{'':14}{head}{'seconds':>25}{'pictures/s':>14}",
-        *rows,
-        f"throughput, minidalle / transformers: {with_quartiles(told['ratio'])}; "
-        f"a first loss of ln K′ = {told['ln_k']:.3f} is a uniform guess",
-        "",
-        "how much more the whole takes than a smaller Bart",
-        f"{'':14}{'parameters':>16}{'FLOPs ×':>10}{'time ×':>25}{'seconds':>12}",
-        *growth,
-    ]
-
-
-def with_quartiles(spread: dict[str, float]) -> str:
-    """A median, and the quartiles in parentheses."""
-    return f"{spread['median']:.3f} ({spread['low']:.3f} – {spread['high']:.3f})"
-
-
-def report(figures: dict[str, Any], as_json: bool) -> None:
-    """Print what was measured."""
-    if as_json:
-        options.say(json.dumps(figures))
-    else:
-        options.say(f"{figures['seconds']:.1f} s, {figures['peak_bytes'] / 2**30:.2f} GiB")

@@ -1,40 +1,34 @@
-"""The command line's `generate` and `reconstruct`."""
+"""The command `generate`: prompts into picture files; into a folder, see `many.py` beside."""
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-import minidalle
-from minidalle.cli import options
+from minidalle.cli import many, options
+from minidalle.cli.loading import given, load_model, timed, timed_each
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from minidalle.pipeline import MiniDalle, Result
+    from minidalle.prompts import Request
     from minidalle.sampling import SamplingConfig
 
-Item = TypeVar("Item")
+OUT = Path("minidalle.png")
 
 GENERATE_EXAMPLES = options.examples(
     'generate "red apple, twemoji style" -n 9 --seed 7 -o apples.png',
     "generate --prompts prompts.txt -o out.png     writes out-1.png, out-2.png, …",
     "generate pizza --separate -n 2 -o pizza.png   writes pizza-0.png, pizza-1.png",
     "generate pizza --stream -o pizza.png          watch pizza.png while it forms",
+    "generate --prompts prompts.txt --folder out   a file per picture; goes on after a crash",
     "generate castle --image-prompt sketch.jpg --keep 0.3",
     "generate castle --model dalle-mini/dalle-mini --device cuda",
-)
-RECONSTRUCT_EXAMPLES = options.examples(
-    "reconstruct photo.jpg",
-    "reconstruct *.png -o side-by-side.png --vqgan runs/vqgan",
 )
 
 
@@ -43,8 +37,10 @@ def generate(
     prompts: options.Prompts = None,
     n: options.Count = 9,
     seed: options.Seed = 0,
-    out: options.Out = Path("minidalle.png"),
+    out: options.Out = OUT,
     separate: options.Separate = False,
+    folder: options.Folder = None,
+    batch_size: options.BatchSize = None,
     stream: options.Stream = False,
     rerank: options.Rerank = False,
     model: options.Model = None,
@@ -59,6 +55,7 @@ def generate(
     keep: options.Keep = 0.5,
     device: options.Device = "cpu",
     dtype: options.Dtype = "auto",
+    cuda_graphs: options.CudaGraphs = False,
     timings: options.Timings = False,
     as_json: options.Json = False,
 ) -> None:
@@ -66,72 +63,66 @@ def generate(
 
     Several prompts are drawn one after the other, into OUT-1.png, OUT-2.png, …; with --separate
     into OUT-1-<seed>.png, …. A PNG carries what it was made with: see `minidalle info`.
+
+    With --folder many prompts are drawn in batches, and several processes, as `accelerate launch`
+    or torchrun starts them, share the pictures.
     """
-    knobs = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "condition_scale": condition_scale,
-    }
-    texts = read_prompts(prompt or [], prompts)
-    files = check_request(out, len(texts), n, seed, separate, knobs)
-    kept, how = read_image_prompt(image_prompt, keep)
+    knobs = given(
+        temperature=temperature, top_k=top_k, top_p=top_p, condition_scale=condition_scale
+    )
+    not_in_folders = {"out": out != OUT, "stream": stream, "rerank": rerank}
+    not_in_folders["image-prompt"] = image_prompt is not None
+    share = many.check_modes(folder, batch_size, not_in_folders)
+    requests = read_requests(prompt or [], prompts, n, seed)
     stages: dict[str, float] = {}
-    with timed("load", stages):
-        pipeline = load_model(model, vqgan, revision, variant, device, dtype)
-    sampling, prefix = pipeline.sampling_with(**knobs), pipeline.prefix_of(kept, keep)
-    written = []
-    start = time.perf_counter()
-    if rerank:
-        pipeline.check_scorer()  # that there is none is said before anything is drawn
-    for i, result in draw(pipeline, texts, n, seed, sampling, prefix, stream, stages):
-        if rerank and result.step == result.length:
-            with timed("rerank", stages):
-                result = pipeline.rerank(result)
-        with timed("write", stages):
-            saved = save(result, files[i], how)
-        if result.step == result.length:
-            seconds, start = time.perf_counter() - start, time.perf_counter()
-            written += [{**entry, "seconds": round(seconds, 3)} for entry in saved]
-            options.say(*([] if as_json else files[i]))
+    say = (lambda *_: None) if as_json else options.say
+
+    def load() -> MiniDalle:
+        place = many.own_device(device, share)
+        with timed("load", stages):
+            return load_model(model, vqgan, revision, variant, place, dtype, cuda_graphs)
+
+    if folder is not None:
+        told = many.draw_folder(load, requests, folder, batch_size, knobs, share, stages, say)
+    else:
+        files = check_request(out, requests, separate, knobs)
+        kept = read_image_prompt(image_prompt, keep)
+        told = draw_files(load, requests, files, knobs, kept, stream, rerank, stages, say)
     if as_json:
         rounded = {name: round(seconds, 3) for name, seconds in stages.items()}
-        options.say(json.dumps({"files": written, "timings": rounded}, indent=2))
+        options.say(json.dumps({**told, "timings": rounded}, indent=2))
     elif timings:
         options.say(", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()))
 
 
-def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """The prompts given as arguments, then those of a file: UTF-8, one a line, no blank ones."""
-    texts = list(prompts)
+def read_requests(prompts: Sequence[str], file: Path | None, n: int, seed: int) -> list[Request]:
+    """What is wanted by the arguments, then by a file of prompts."""
+    from minidalle.prompts import Request, parse_prompts
+
+    requests = [Request(text, n, seed) for text in prompts]
     if file is not None:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        try:
-            lines = io.StringIO(data.decode("utf-8-sig"), newline=None)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 text: {error.reason} at {error.start}") from None
-        texts += [line.rstrip("\n") for line in lines if line.strip()]
-        if not texts:
-            raise ValueError(f"{file} holds no prompt")
-    if not texts:
+        requests += parse_prompts(data, str(file), n, seed)
+    if not requests:
         raise ValueError("there is no prompt: give one, or --prompts FILE; '' draws anything")
-    return texts
+    return requests
 
 
 def check_request(
-    out: Path, prompts: int, n: int, seed: int, separate: bool, knobs: dict[str, Any]
+    out: Path, requests: Sequence[Request], separate: bool, knobs: dict[str, Any]
 ) -> list[list[Path]]:
     """The files to be written for each prompt; ValueError for anything that cannot be done."""
     from minidalle.pictures import check_output, format_of
     from minidalle.pipeline import seeds_of
     from minidalle.sampling import SamplingConfig
 
-    SamplingConfig(**given(**knobs))
+    SamplingConfig(**knobs)
     format_of(out)
-    stems = [out.stem] if prompts == 1 else [f"{out.stem}-{i + 1}" for i in range(prompts)]
-    seeds = seeds_of(seed, n)
-    tails = [f"-{each}" for each in seeds] if separate else [""]
-    files = [[out.with_name(f"{stem}{tail}{out.suffix}") for tail in tails] for stem in stems]
+    count, files = len(requests), []
+    for i, request in enumerate(requests):
+        stem = out.stem if count == 1 else f"{out.stem}-{i + 1}"
+        tails = [f"-{seed}" for seed in seeds_of(request.seed, request.n)] if separate else [""]
+        files.append([out.with_name(f"{stem}{tail}{out.suffix}") for tail in tails])
     for path in (path for group in files for path in group):
         check_output(path)
     return files
@@ -146,47 +137,40 @@ def read_image_prompt(path: Path | None, keep: float) -> tuple[Any, dict[str, An
     return open_picture(path), {"image_prompt": str(path), "keep": keep}
 
 
-def load_model(
-    model: str | None,
-    vqgan: str | None,
-    revision: str | None,
-    variant: str | None,
-    device: str,
-    dtype: str,
-) -> MiniDalle:
-    """The model that the options name."""
-    from minidalle.pipeline import MiniDalle
-
-    return MiniDalle.from_pretrained(
-        model,
-        device=device,
-        dtype=choose_dtype(dtype, device),
-        **given(vqgan=vqgan, revision=revision, variant=variant),
-    )
-
-
-def given(**values: Any) -> dict[str, Any]:
-    """Those of the options that were given."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def choose_dtype(dtype: str, device: str) -> str:
-    """The precision; "auto" is float32 on a CPU and the best half precision of a CUDA GPU."""
-    import torch
-
-    if dtype != "auto":
-        return dtype
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        return "float32"
-    native = torch.cuda.is_bf16_supported(including_emulation=False)  # emulated, it is slow
-    return "bfloat16" if native else "float16"
+def draw_files(
+    load: Callable[[], MiniDalle],
+    requests: Sequence[Request],
+    files: Sequence[list[Path]],
+    knobs: dict[str, Any],
+    kept: tuple[Any, dict[str, Any]],
+    stream: bool,
+    rerank: bool,
+    stages: dict[str, float],
+    say: Callable[..., None],
+) -> dict[str, Any]:
+    """Draw one prompt after the other into their files; say what each of them holds."""
+    (picture, how), written = kept, []
+    model = load()
+    sampling, prefix = model.sampling_with(**knobs), model.prefix_of(picture, how.get("keep", 0))
+    start = time.perf_counter()
+    if rerank:
+        model.check_scorer()  # that there is none is said before anything is drawn
+    for i, result in draw(model, requests, sampling, prefix, stream, stages):
+        if rerank and result.step == result.length:
+            with timed("rerank", stages):
+                result = model.rerank(result)
+        with timed("write", stages):
+            saved = save(result, files[i], how)
+        if result.step == result.length:
+            seconds, start = time.perf_counter() - start, time.perf_counter()
+            written += [{**entry, "seconds": round(seconds, 3)} for entry in saved]
+            say(*files[i])
+    return {"files": written}
 
 
 def draw(
     pipeline: MiniDalle,
-    texts: Sequence[str],
-    n: int,
-    seed: int,
+    requests: Sequence[Request],
     sampling: SamplingConfig,
     prefix: Tensor | None,
     stream: bool,
@@ -198,19 +182,49 @@ def draw(
     """
     from tqdm import tqdm
 
+    from minidalle.pipeline import seeds_of
+
+    total = pipeline.bart.config.image_length * sum(request.n for request in requests)
+    hidden, before = not sys.stderr.isatty(), 0
+    with tqdm(total=total, desc="drawing", unit="token", disable=hidden) as bar:
+
+        def show(tokens: int) -> None:
+            bar.update(before + tokens - bar.n)
+
+        for i, request in enumerate(requests):
+            steps = drawn_tokens(pipeline, request, sampling, prefix, stream, show)
+            for tokens in timed_each("draw tokens", stages, steps):
+                with timed("decode pictures", stages):
+                    wanted = [(request.prompt, seeds_of(request.seed, request.n))]
+                    (result,) = pipeline.results_of(wanted, tokens, sampling)
+                yield i, result
+            before += tokens.numel()
+
+
+def drawn_tokens(
+    pipeline: MiniDalle,
+    request: Request,
+    sampling: SamplingConfig,
+    prefix: Tensor | None,
+    stream: bool,
+    show: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Image tokens of a prompt's pictures, (n, N); with `stream` first of eight steps, (n, t).
+
+    show: is told how many are drawn.
+    """
+    from minidalle.pipeline import pairs_of
+
+    pairs = pairs_of([request.prompt], request.n, request.seed)
+    if not stream:
+        yield pipeline.draw_tokens(pairs, sampling, prefix, progress=show)
+        return
     length = pipeline.bart.config.image_length
     every = max(1, length // 8)
-    hidden = not sys.stderr.isatty()
-    with tqdm(total=len(texts) * length, desc="drawing", unit="token", disable=hidden) as bar:
-        for i, text in enumerate(texts):
-            steps = pipeline.stream_batch([text], n, seed, sampling, prefix)
-            for tokens in timed_each("draw tokens", stages, steps):
-                step = tokens.shape[1]
-                bar.update(i * length + step - bar.n)
-                if step == length or (stream and step % every == 0):
-                    with timed("decode pictures", stages):
-                        (result,) = pipeline.results([text], tokens, n, seed, sampling)
-                    yield i, result
+    for tokens in pipeline.stream_pairs(pairs, sampling, prefix):
+        show(tokens.numel())
+        if tokens.shape[1] % every == 0 or tokens.shape[1] == length:
+            yield tokens
 
 
 def save(result: Result, files: list[Path], how: dict[str, Any]) -> list[dict[str, Any]]:
@@ -225,74 +239,3 @@ def save(result: Result, files: list[Path], how: dict[str, Any]) -> list[dict[st
         write_picture(result.grid() if whole else result.images[i], path, metadata)
         entries.append({"file": str(path), **metadata})
     return entries
-
-
-def reconstruct(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Picture files.")],
-    out: options.Out = Path("reconstruction.png"),
-    model: options.Model = None,
-    vqgan: options.Vqgan = None,
-    revision: options.Revision = None,
-    variant: options.Variant = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "auto",
-    as_json: options.Json = False,
-) -> None:
-    """Show pictures beside what the VQGAN makes of them.
-
-    Writes one file: a row per picture, on the left the middle square as the network sees it, on the
-    right its reconstruction. Prints each one's PSNR, in dB: the higher, the more alike.
-    """
-    from minidalle.checkpoints import load_vqgan, locate
-    from minidalle.pictures import (
-        check_output,
-        image_grid,
-        open_picture,
-        square,
-        to_pil,
-        write_picture,
-    )
-    from minidalle.pipeline import to_tensor
-    from minidalle.training.evaluate import psnr
-
-    check_output(out)
-    for path in pictures:
-        open_picture(path)  # what cannot be read is said before anything is loaded
-    if vqgan is not None and model is None:
-        source = locate(vqgan, revision=revision, variant=variant)
-        precision = choose_dtype(dtype, device)
-        network = load_vqgan(source, variant=variant, device=device, dtype=precision)
-    else:
-        network = load_model(model, vqgan, revision, variant, device, dtype).vqgan
-    weight = network.quantize.embedding.weight
-    rows, scores = [], []
-    for path in pictures:
-        original = square(open_picture(path), network.config.resolution)
-        images = to_tensor(original)[None]
-        again = network.decode(network.encode(images.to(weight))).float().cpu()
-        rows += [original, to_pil(again[0])]
-        scores.append({"picture": str(path), "psnr": round(float(psnr(images, again)), 3)})
-    made_by = {**given(model=model, vqgan=vqgan), "version": minidalle.__version__}
-    write_picture(image_grid(rows, columns=2), out, {"reconstructed": scores, **made_by})
-    if as_json:
-        options.say(json.dumps({"file": str(out), "pictures": scores}, indent=2))
-    else:
-        options.say(*(f"{score['picture']}  {score['psnr']:.2f} dB" for score in scores), out)
-
-
-@contextmanager
-def timed(name: str, stages: dict[str, float]) -> Iterator[None]:
-    """Add the seconds that the block took."""
-    start = time.perf_counter()
-    yield
-    stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
-
-
-def timed_each(name: str, stages: dict[str, float], items: Iterator[Item]) -> Iterator[Item]:
-    """The items, adding the seconds that each took to come."""
-    while True:
-        with timed(name, stages):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item

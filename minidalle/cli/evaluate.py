@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minidalle.cli import draw, options
+from minidalle.cli import options
+from minidalle.cli.loading import given, load_model
 
 if TYPE_CHECKING:
     from minidalle.pipeline import MiniDalle
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 EVALUATE_EXAMPLES = options.examples(
     "evaluate --model runs/emoji --split test",
     "evaluate --retrieval --captions 60 --seeds 2 --scales 1,2,3,4",
-    "evaluate --model runs/shapes --data shapes --json",
+    "evaluate --model runs/shapes --data shapes --temperature 0.5 --condition-scale 2 --json",
 )
 NO_EXTRA = "retrieval is left out: it needs pip install minidalle[perceptual]"
 
@@ -49,23 +50,25 @@ def evaluate(
         str | None,
         typer.Option(metavar="1,2,…", help="Retrieval: these condition scales as well."),
     ] = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    condition_scale: options.Scale = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     as_json: options.Json = False,
 ) -> None:
     """Measure a model: reconstruction, token loss, and whether pictures show what they should."""
-    if data not in ("emoji", "shapes"):
-        raise ValueError(f"there is no data {data!r}; there are: emoji, shapes")
-    only_retrieval = draw.given(seeds=seeds, rerank=rerank, scales=scales)
-    if data == "shapes" and (retrieval or split is not None):
-        raise ValueError("--data shapes knows neither --retrieval nor --split: those are for emoji")
-    if not retrieval and (only_retrieval or (captions is not None and data == "emoji")):
-        name = next(iter(only_retrieval), "captions")
-        raise ValueError(f"--{name} is about retrieval; add --retrieval")
+    knobs = given(
+        temperature=temperature, top_k=top_k, top_p=top_p, condition_scale=condition_scale
+    )
+    only_retrieval = given(seeds=seeds, rerank=rerank, scales=scales)
+    check_options(data, split, retrieval, captions, only_retrieval, knobs)
     plan = {"seeds": seeds, "rerank": rerank or 0, "limit": captions}
     values = numbers_in(scales or "")
-    check(split or "test", plan)
-    loaded = draw.load_model(model, None, None, None, device, dtype)
+    check(split or "test", plan, knobs)
+    loaded = load_model(model, None, None, None, device, dtype)
+    loaded.sampling = loaded.sampling_with(**knobs)
     if data == "shapes":
         figures = shapes_figures(loaded, 100 if captions is None else captions)
     else:
@@ -76,6 +79,27 @@ def evaluate(
     options.say(json.dumps(figures, indent=2) if as_json else "\n".join(table(figures)))
 
 
+def check_options(
+    data: str,
+    split: str | None,
+    retrieval: bool,
+    captions: int | None,
+    only_retrieval: dict[str, Any],
+    knobs: dict[str, Any],
+) -> None:
+    """Raise ValueError for options that do not go together."""
+    if data not in ("emoji", "shapes"):
+        raise ValueError(f"there is no data {data!r}; there are: emoji, shapes")
+    if data == "shapes" and (retrieval or split is not None):
+        raise ValueError("--data shapes knows neither --retrieval nor --split: those are for emoji")
+    if not retrieval and (only_retrieval or (captions is not None and data == "emoji")):
+        name = next(iter(only_retrieval), "captions")
+        raise ValueError(f"--{name} is about retrieval; add --retrieval")
+    if knobs and not retrieval and data == "emoji":
+        name = next(iter(knobs)).replace("_", "-")
+        raise ValueError(f"--{name} is about drawing; add --retrieval, or take --data shapes")
+
+
 def numbers_in(text: str) -> list[float]:
     """The numbers of a list with commas between."""
     try:
@@ -84,11 +108,13 @@ def numbers_in(text: str) -> list[float]:
         raise ValueError(f"--scales is {text!r}; expected numbers, as in 1,2,3") from None
 
 
-def check(split: str, plan: dict[str, Any]) -> None:
+def check(split: str, plan: dict[str, Any], knobs: dict[str, Any]) -> None:
     """Raise ValueError for what makes no sense, before anything is loaded."""
+    from minidalle.sampling import SamplingConfig
     from minidalle.training.drawings import check_plan
 
     check_plan(split, **plan)
+    SamplingConfig(**knobs)
 
 
 def emoji_figures(model: MiniDalle, split: str, plan: dict[str, Any] | None) -> dict[str, Any]:

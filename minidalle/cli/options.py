@@ -38,9 +38,13 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda.")]
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Precision: float32, bfloat16, float16. auto: float32 on a CPU; on a GPU bfloat16, "
-        "or float16 where it has no bfloat16."
+        help="Precision: float32, bfloat16, float16. auto: on a GPU bfloat16, or float16 where it "
+        "has no bfloat16; on a CPU float32, but bfloat16 for a large model where it is fast."
     ),
+]
+CudaGraphs = Annotated[
+    bool,
+    typer.Option("--cuda-graphs", help="On a GPU: record decoder steps and play them back."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -49,7 +53,11 @@ Prompt = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Text file of more prompts, one a line; - = stdin."),
+    typer.Option(
+        metavar="FILE",
+        help="File of more prompts: text, one a line, - = stdin; or .jsonl or .csv with prompt "
+        "and, where they differ, n and seed.",
+    ),
 ]
 Count = Annotated[int, typer.Option("-n", help="Number of pictures per prompt.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first picture; the others count on.")]
@@ -57,6 +65,18 @@ Out = Annotated[
     Path, typer.Option("-o", "--out", help="Picture file to write: .png, .jpg or .webp.")
 ]
 Separate = Annotated[bool, typer.Option("--separate", help="One file per picture: OUT-<seed>.png.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Draw into this folder instead, a PNG per picture: in batches over all prompts, and "
+        "only what is not there yet.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --folder: pictures drawn together.  [default: 16]"),
+]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Rewrite the file eight times while the pictures form.")
 ]

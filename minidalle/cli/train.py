@@ -18,6 +18,8 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set any field of the preset; repeatable."),
 ]
+# The defaults have no time or number in them: that way all processes of a run, and the command that
+# goes on after a crash, mean the same folder.
 RunOption = Annotated[
     Path, typer.Option("--run", help="Run folder: logs, samples, checkpoints, the trained part.")
 ]
@@ -63,13 +65,13 @@ def train_tokenizer(
 @train_app.command(
     name="vqgan",
     epilog=options.examples(
-        "train vqgan --run runs/vqgan",
+        "train vqgan",
         "train vqgan --run runs/quick --set steps=500 --set lr=1e-3",
         "train vqgan --run runs/mine --data pictures",
     ),
 )
 def train_vqgan(
-    run: RunOption,
+    run: RunOption = Path("runs/vqgan"),
     data: DataOption = None,
     preset: PresetOption = "emoji",
     settings: SetOption = None,
@@ -85,8 +87,10 @@ def train_vqgan(
     name="bart", epilog=options.examples("train bart --vqgan runs/vqgan --run runs/emoji")
 )
 def train_bart(
-    run: RunOption,
-    vqgan: Annotated[Path, typer.Option(help="Folder of the trained VQGAN.")],
+    vqgan: Annotated[
+        str, typer.Option(help="The trained VQGAN: a folder or file, or a hub id (owner/name@…).")
+    ],
+    run: RunOption = Path("runs/bart"),
     data: DataOption = None,
     preset: PresetOption = "emoji",
     settings: SetOption = None,
@@ -102,10 +106,10 @@ def train_bart(
     name="clip", epilog=options.examples("train clip --model runs/emoji --run runs/clip")
 )
 def train_clip(
-    run: RunOption,
+    run: RunOption = Path("runs/clip"),
     model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a whole model, which is written with the CLIP in it."),
+        str | None,
+        typer.Option(help="Folder or hub id of a whole model, to be written with the CLIP in it."),
     ] = None,
     data: DataOption = None,
     preset: PresetOption = "emoji",

@@ -50,6 +50,7 @@ class Sample(NamedTuple):
     content: Tensor  # picture (3, S, S) in [0, 1], or image tokens (N,)
     caption: str  # one of its captions, each as likely
     position: int  # of its shard
+    name: str  # of its shard, and of it in there, as in "shards/003.tar: 17"
 
 
 class ShardReader(IterableDataset):
@@ -134,7 +135,7 @@ class ShardReader(IterableDataset):
         url, generator = self.urls[order[place]], chance(self.seed, 2 * position + 1)
         for raw in shuffled(self.readable(url), self.buffer, generator):
             try:
-                yield Sample(*self.decode(raw, generator), position)
+                yield Sample(*self.decode(raw, generator), position, f"{url}: {raw.key}")
             except ValueError as error:
                 self.skip("samples", f"{url}: sample {raw.key!a}: {error}")
 

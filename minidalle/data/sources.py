@@ -13,7 +13,7 @@ comes from the generator given. Shards are a *stream* (`stream.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from minidalle.data.folder import FolderDataset, split
 from minidalle.data.shapes import ShapesDataset
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_shards
 
+GIVEN = "sources given in Python"  # `data` in the settings of a run that nothing named has to open
 SHAPES = 8000  # scenes in an epoch
 SHAPES_HELD_OUT = 500
 VALIDATION_SHARE = 0.05  # of a folder's pictures
@@ -35,7 +36,8 @@ class Source(Protocol):
     """Captioned pictures, each of which can be asked for at any time.
 
     `captions` are all that a tokenizer should know, of each picture. `caption` draws a true one;
-    without a generator it is always the same.
+    without a generator it is always the same. Who writes a source of their own gives the four that
+    have no body here.
     """
 
     @property
@@ -52,6 +54,10 @@ class Source(Protocol):
     ) -> str:
         """A caption of the picture once its main colour is another; empty where there is none."""
         return ""
+
+    def names(self, indices: Iterable[int]) -> list[str]:
+        """What to call pictures where something is wrong with them."""
+        return [str(int(index)) for index in indices]
 
     def figures(self) -> dict[str, Tensor]:
         """What is worth logging while training."""
@@ -137,22 +143,25 @@ class FolderSource(Source):
         plain = self.captions[index][0]
         return plain if generator is None else self.dataset.draw_caption(index, generator)
 
+    def names(self, indices: Iterable[int]) -> list[str]:
+        return [self.dataset.paths[self.instead.get(int(i), int(i))] for i in indices]
+
     def figures(self) -> dict[str, Tensor]:
         return {"unreadable": torch.tensor(float(len(self.dataset.damaged)))}
 
 
 def open_source(
-    data: str, side: int, seed: int = 0, emoji: Callable[[str], EmojiDataset] = EmojiDataset
+    data: str, side: int, seed: int = 0
 ) -> tuple[Source | ShardStream, Source | Samples]:
     """What `data` names, to train on and held out, as pictures of S = `side` pixels.
 
-    seed: of the order of shards. emoji: what gives a split of the emoji by its name.
+    seed: of the order of shards.
     Raises ValueError or OSError, by the name, where it is nothing that can be learned from.
     """
     if data in ("emoji", "emoji-more"):
         known = ["train"] if data == "emoji" else ["train", MORE]
-        train = EmojiSource(side, *[emoji(split) for split in known])
-        return train, EmojiSource(side, emoji("validation"))
+        train = EmojiSource(side, *[EmojiDataset(split) for split in known])
+        return train, EmojiSource(side, EmojiDataset("validation"))
     if data == "shapes":
         known, held_out = ShapesDataset(SHAPES, 0), ShapesDataset(SHAPES_HELD_OUT, 1, "held_out")
         return ShapesSource(known, side), ShapesSource(held_out, side)

@@ -52,6 +52,7 @@ class ShardStream:
         self.urls, self.options = urls, {"side": side, "seed": seed, **checks}
         self.position = 0  # where reading begins; later, the shard of the samples drawn last
         self.reader: ShardReader | None = None
+        self.drawn_last: list[str] = []  # the names of the samples drawn last
 
     def __len__(self) -> int:
         return 1  # samples have no numbers: those that the loop draws do not matter
@@ -65,7 +66,7 @@ class ShardStream:
             self.reader = ShardReader(self.urls, **place, **self.options)
             self.samples = iter(self.reader)
         drawn = list(itertools.islice(self.samples, count))
-        self.position = drawn[-1].position
+        self.position, self.drawn_last = drawn[-1].position, [s.name for s in drawn]
         return Samples(torch.stack([s.content for s in drawn]), [s.caption for s in drawn])
 
     def pictures(self, indices: Iterable[int]) -> Tensor:
@@ -87,6 +88,10 @@ class ShardStream:
                 yield captions_of(sample)
             except ValueError:
                 continue  # training will count it
+
+    def names(self, indices: Iterable[int]) -> list[str]:
+        """The shards and keys of the samples drawn last, whose numbers do not matter."""
+        return self.drawn_last
 
     def figures(self) -> dict[str, Tensor]:
         """What is worth logging: where the stream stands, and what could not be read."""

@@ -68,6 +68,9 @@ class Variations(Source):
             return self.source.caption_in_colour(picture, colour, generator)
         return self.source.caption(picture, generator)
 
+    def names(self, indices: Iterable[int]) -> list[str]:
+        return self.source.names([int(i) // (self.each + 1) for i in indices])
+
     def figures(self) -> dict[str, Tensor]:
         return self.source.figures()
 

@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minidalle.bart import Bart, BartConfig
-from minidalle.checkpoints import hashtag_words, load_bart, load_tokenizer, load_vqgan
-from minidalle.data.emoji import EmojiDataset
-from minidalle.data.sources import Source, open_source
+from minidalle.checkpoints import hashtag_words, load_bart, load_tokenizer, load_vqgan, locate
+from minidalle.data.sources import GIVEN, EmojiSource, Source, open_source
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_tokens
 from minidalle.data.variations import Variations
 from minidalle.normalizer import TextNormalizer
@@ -42,6 +41,8 @@ from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart
 from minidalle.training.loop import Generators, LoopConfig
+from minidalle.training.run_folder import with_commit
+from minidalle.training.settings import refuse
 from minidalle.vqgan import VQGAN
 
 SAMPLE_PROMPTS = (
@@ -59,10 +60,10 @@ MOST_SPREAD = 4096  # codes that labels can be spread over
 class BartTrainConfig:
     """What the second stage learns, and how."""
 
-    vqgan: str = ""  # folder of the trained first stage
+    vqgan: str = ""  # path or hub id ("owner/name@revision") of the trained first stage
     data: str = "emoji"  # emoji, emoji-more, shapes, a folder, or shards of image tokens
-    tokenizer: str = ""  # folder or file of a tokenizer; empty = `init`'s, or one learned from data
-    init: str = ""  # folder of a Bart to go on from, in any layout; empty = random weights
+    tokenizer: str = ""  # path or hub id of one; empty = `init`'s, or one learned from `data`
+    init: str = ""  # path or hub id of a Bart to go on from, in any layout; empty = random weights
     # The shape; N and K are the VQGAN's, and of a Bart to go on from all but dropout is its own.
     bart: BartConfig = field(default_factory=BartConfig.emoji)
     optimizer: str = "muon"  # of the blocks' matrices; "adamw" is plainer and learns slower
@@ -79,14 +80,16 @@ class BartTrainConfig:
     )
 
     def __post_init__(self) -> None:
+        wrong = [] if self.lr > 0 else [f"lr is {self.lr}; it must be above 0"]
         if self.optimizer not in ("muon", "adamw"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; it must be 'muon' or 'adamw'")
-        if self.variations < 0 or not 0 <= self.label_spread < float("inf"):
-            found = f"variations is {self.variations}, label_spread is {self.label_spread}"
-            raise ValueError(f"{found}; they must be at least 0")
+            wrong.append(f"optimizer is {self.optimizer!r}; it must be 'muon' or 'adamw'")
+        for name in ("weight_decay", "variations", "label_spread"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                wrong.append(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("blank_caption_share", "swap_at_most"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+                wrong.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        refuse(wrong)
 
     @classmethod
     def presets(cls) -> dict[str, tuple[BartTrainConfig, LoopConfig]]:
@@ -111,45 +114,67 @@ class BartTrainConfig:
 
 
 class BartTask:
-    """Predict image tokens from captions."""
+    """Predict image tokens from captions.
+
+    sources: pictures to train on, and held out, in the place of what `config.data` names.
+    """
 
     splits_batches = True
 
-    def __init__(self, config: BartTrainConfig, loop: LoopConfig):
+    def __init__(
+        self,
+        config: BartTrainConfig,
+        loop: LoopConfig,
+        sources: tuple[Source, Source] | None = None,
+    ):
+        if not config.vqgan:
+            raise ValueError("vqgan is empty; it must be the path or hub id of a trained VQGAN")
+        paths = {  # of the checkpoints to start from
+            name: locate(getattr(config, name))
+            for name in ("vqgan", "init", "tokenizer")
+            if getattr(config, name)
+        }
         self.loop = loop
-        self.vqgan = load_vqgan(config.vqgan)
-        self.stream: ShardStream | None = None  # of image tokens, where `data` is shards
-        self.known: Source | Samples  # to evaluate on, beside `validation`
-        if is_shards(config.data):
-            self.stream, self.validation = open_tokens(
-                config.data, self.vqgan, config.vqgan, loop.seed
-            )
-            self.known = self.stream.first()
-            self.train_tokens, self.validation_tokens = self.known[0], self.validation[0]
-        else:
-            self.known, self.validation = open_source(
-                config.data, self.vqgan.config.resolution, loop.seed, EmojiDataset
-            )
-            if config.variations:
-                self.known = Variations(self.known, config.variations, seed=loop.seed)
-        self.train_data = self.stream or self.known
-        learned = load_bart(config.init) if config.init else None
+        self.vqgan = load_vqgan(paths["vqgan"])
+        self.open_data(config, sources)
+        init = paths.get("init")
+        learned = load_bart(init) if init else None
         shape = learned.config if learned else config.bart
-        self.word_list = hashtag_words(Path(config.init)) if config.init else None
+        self.word_list = hashtag_words(init) if init else None
         self.normalizer = TextNormalizer(self.word_list) if shape.normalize_text else None
-        if config.tokenizer or config.init:
-            self.tokenizer = load_tokenizer(config.tokenizer or config.init)
+        if tokenizer := paths.get("tokenizer", init):
+            self.tokenizer = load_tokenizer(tokenizer)
         else:
             captions = (self.normalized(t) for texts in self.train_data.captions for t in texts)
             self.tokenizer = ByteLevelBPE.train(captions, config.bart.encoder_vocab_size)
         self.model = self.first_model(config, learned)
-        self.config = replace(config, bart=self.model.config)
+        used = {name: with_commit(getattr(config, name), path) for name, path in paths.items()}
+        data = GIVEN if sources else config.data
+        self.config = replace(config, bart=self.model.config, data=data, **used)
         self.tokens_per_sample = self.model.config.image_length
         self.labels = soft_labels(self.vqgan.quantize.embedding.weight, config.label_spread)
         if self.stream is None:
             self.train_tokens, self.validation_tokens = (
                 encode_all(self.vqgan, data) for data in (self.known, self.validation)
             )
+
+    def open_data(self, config: BartTrainConfig, sources: tuple[Source, Source] | None) -> None:
+        """Find what there is to learn from, and what is held out."""
+        self.stream: ShardStream | None = None  # of image tokens, where `data` is shards
+        self.known: Source | Samples  # to evaluate on, beside `validation`
+        if sources is None and is_shards(config.data):
+            self.stream, self.validation = open_tokens(
+                config.data, self.vqgan, config.vqgan, self.loop.seed
+            )
+            self.known = self.stream.first()
+            self.train_tokens, self.validation_tokens = self.known[0], self.validation[0]
+        else:
+            self.known, self.validation = sources or open_source(
+                config.data, self.vqgan.config.resolution, self.loop.seed
+            )
+            if config.variations:
+                self.known = Variations(self.known, config.variations, seed=self.loop.seed)
+        self.train_data = self.stream or self.known
 
     def first_model(self, config: BartTrainConfig, learned: Bart | None) -> Bart:
         """What training starts from: a copy of the learned Bart, or one of random weights."""
@@ -241,10 +266,13 @@ class BartTask:
         if self.stream:
             self.stream.after_step(accelerator)
 
+    def sample_names(self, indices: Tensor) -> list[str]:
+        return self.train_data.names(indices)
+
     def evaluate(self, samples: Path) -> dict[str, float]:
         """Loss with the right, an empty and a wrong caption on known and held-out pictures."""
         prompts = list(SAMPLE_PROMPTS)
-        if not self.config.data.startswith("emoji"):
+        if not isinstance(self.validation, EmojiSource):
             some = range(min(len(self.validation), len(prompts)))
             prompts = [self.validation.caption(i) for i in some]
         drawn = self.pipeline().generate(prompts, n=4, seed=0)

@@ -18,10 +18,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from minidalle.checkpoints import native
+from minidalle.checkpoints import locate, native
 from minidalle.clip import CLIP, CLIPConfig, contrastive_loss
-from minidalle.data.emoji import EmojiDataset
-from minidalle.data.sources import open_source
+from minidalle.data.sources import GIVEN, Source, open_source
 from minidalle.data.stream import is_shards
 from minidalle.data.variations import Variations, move_and_zoom
 from minidalle.normalizer import TextNormalizer
@@ -30,6 +29,8 @@ from minidalle.pipeline import MiniDalle
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.loop import Generators, LoopConfig
 from minidalle.training.processes import gather_rows
+from minidalle.training.run_folder import with_commit
+from minidalle.training.settings import refuse
 
 GALLERY = 500  # training pictures that held-out ones are to be told from
 SHOWN = 8  # captions whose nearest pictures are drawn at an evaluation
@@ -39,7 +40,8 @@ SHOWN = 8  # captions whose nearest pictures are drawn at an evaluation
 class CLIPTrainConfig:
     """What CLIP learns, and how."""
 
-    model: str = ""  # folder of a whole model to put the CLIP into; empty = the CLIP stands alone
+    # Whole model to put the CLIP into, a path or hub id; empty = the CLIP stands alone.
+    model: str = ""
     data: str = "emoji"  # emoji, emoji-more, shapes, or a folder of captioned pictures
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
     clip: CLIPConfig = field(default_factory=CLIPConfig.emoji)
@@ -49,9 +51,13 @@ class CLIPTrainConfig:
     max_zoom: float = 0.15  # share by which they grow or shrink, at most
 
     def __post_init__(self) -> None:
-        if not (self.max_shift >= 0 and 0 <= self.max_zoom < 1):
-            found = f"max_shift is {self.max_shift}, max_zoom is {self.max_zoom}"
-            raise ValueError(f"{found}; expected at least 0, and max_zoom below 1")
+        wrong = [] if self.lr > 0 else [f"lr is {self.lr}; it must be above 0"]
+        for name in ("variations", "weight_decay", "max_shift"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                wrong.append(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.max_zoom < 1:
+            wrong.append(f"max_zoom is {self.max_zoom}; it must be from 0 to below 1")
+        refuse(wrong)
 
     @classmethod
     def presets(cls) -> dict[str, tuple[CLIPTrainConfig, LoopConfig]]:
@@ -62,17 +68,26 @@ class CLIPTrainConfig:
 
 
 class CLIPTask:
-    """Tell which caption belongs to which picture."""
+    """Tell which caption belongs to which picture.
 
-    def __init__(self, config: CLIPTrainConfig, loop: LoopConfig):
+    sources: pictures to train on, and held out, in the place of what `config.data` names.
+    """
+
+    def __init__(
+        self,
+        config: CLIPTrainConfig,
+        loop: LoopConfig,
+        sources: tuple[Source, Source] | None = None,
+    ):
         self.loop = loop
-        if is_shards(config.data):
+        if sources is None and is_shards(config.data):
             raise ValueError(f"data {config.data}: a CLIP is not trained on shards; give a folder")
-        source, self.validation = open_source(
-            config.data, config.clip.resolution, loop.seed, EmojiDataset
+        source, self.validation = sources or open_source(
+            config.data, config.clip.resolution, loop.seed
         )
         self.train_data = Variations(source, config.variations, seed=loop.seed)
-        self.whole = MiniDalle.from_pretrained(config.model) if config.model else None
+        whole = locate(config.model) if config.model else None
+        self.whole = MiniDalle.from_pretrained(whole) if whole else None
         self.normalizer = self.whole.normalizer if self.whole else TextNormalizer()
         if self.whole:
             self.tokenizer = self.whole.tokenizer
@@ -81,7 +96,9 @@ class CLIPTask:
             self.tokenizer = ByteLevelBPE.train(captions, config.clip.vocab_size)
         rows, normalize = self.tokenizer.vocab_size, self.normalizer is not None
         clip = replace(config.clip, vocab_size=rows, normalize_text=normalize)
-        self.config = replace(config, clip=clip)
+        data = GIVEN if sources else config.data
+        model = with_commit(config.model, whole) if whole else ""
+        self.config = replace(config, clip=clip, data=data, model=model)
         with torch.random.fork_rng():
             torch.manual_seed(loop.seed)
             self.model = CLIP(clip)
@@ -134,6 +151,9 @@ class CLIPTask:
     def after_step(self, step: int, accelerator: Accelerator) -> None:
         self.model.limit_scale()
 
+    def sample_names(self, indices: Tensor) -> list[str]:
+        return self.train_data.names(indices)
+
     @torch.no_grad()
     def evaluate(self, samples: Path) -> dict[str, float]:
         """Retrieval on validation pictures, among them and some training pictures."""
@@ -142,8 +162,9 @@ class CLIPTask:
         pairs += [self.train_data[i] for i in others.tolist()]
         images = torch.stack([image for image, _ in pairs])
         scores = self.scores(images, [caption for _, caption in pairs])
-        nearest = scores[:, :SHOWN].topk(5, dim=0).indices.T  # (SHOWN, 5)
-        image_grid([to_pil(images[i]) for i in nearest.flatten()], columns=5).save(
+        columns = min(5, len(images))
+        nearest = scores[:, :SHOWN].topk(columns, dim=0).indices.T  # (SHOWN, columns)
+        image_grid([to_pil(images[i]) for i in nearest.flatten()], columns).save(
             samples / "nearest_pictures.png"
         )
         return retrieval_figures(scores, len(self.validation))

@@ -8,7 +8,7 @@ picture, which bounds both figures: the *ceiling* is what reconstructions of tru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -165,9 +165,9 @@ def evaluate_shapes(
     """The figures of both parts on shapes, and under "oracle" how many captions are drawn right.
 
     `count` scenes are taken from the whole grammar; of each caption one picture is drawn, with seed
-    0. `right` is the share in which the caption holds, `ceiling_right` that share of the true
-    pictures' reconstructions. Both also by the number of objects, and by whether the scene has a
-    (colour, shape) pair that `ShapesDataset` holds out.
+    0 and by `model.sampling`, which is stated. `right` is the share in which the caption holds,
+    `ceiling_right` that share of the true pictures' reconstructions. Both also by the number of
+    objects, and by whether the scene has a (colour, shape) pair that `ShapesDataset` holds out.
     """
     if count < 1:
         raise ValueError(f"{count} captions; at least 1 is needed")
@@ -188,12 +188,16 @@ def evaluate_shapes(
         "ceiling_": oracle_verdicts(captions, torch.cat(again)),
     }
     groups = [kind_of(scene) for scene in scenes]
-    figures["oracle"] = oracle_shares(right, torch.ones(count, dtype=torch.bool)) | {
-        "groups": {
-            group: oracle_shares(right, torch.tensor([g == group for g in groups]))
-            for group in sorted(set(groups))
+    figures["oracle"] = (
+        asdict(model.sampling)
+        | oracle_shares(right, torch.ones(count, dtype=torch.bool))
+        | {
+            "groups": {
+                group: oracle_shares(right, torch.tensor([g == group for g in groups]))
+                for group in sorted(set(groups))
+            }
         }
-    }
+    )
     return figures
 
 

@@ -16,13 +16,9 @@ the trained parts in minidalle's native layout: `config.json` and the weights.
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,70 +27,54 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minidalle.training.average import WeightsEMA, copy_values
 from minidalle.training.run_folder import (
     append_metrics,
     forget_later_metrics,
+    read_checkpoint,
     start_run_folder,
     write_checkpoint,
 )
+from minidalle.training.schedule import (
+    LoopConfig,
+    learning_rate_factor,
+    samples_of_step,
+    seed_of,
+)
+from minidalle.training.settings import refuse
 from minidalle.training.trackers import tracker_names, tracking
 
 log = logging.getLogger(__name__)
 
 Generators = list[torch.Generator]  # one for each sample of a batch, for what is random about it
+NAMED = 8  # samples that an error lists
 IN_THE_BAR = ("loss", "perplexity", "samples_per_second", "tokens_per_second")
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast to learn.
-
-    One batch is `batch_size` samples over all processes together.
-    """
-
-    steps: int = 1000  # optimizer steps in the whole run
-    batch_size: int = 64  # samples per step, over all processes
-    accumulate: int = 1  # parts that a process works its share of a batch through in: saves memory
-    warmup_steps: int = 100  # of rising learning rate, linearly; then it falls along a cosine
-    grad_clip: float = 1.0  # the gradient's norm is cut to this
-    weights_ema: float = 0.0  # decay per step of the averaged weights, from 0 (none) to below 1
-    precision: str = "bf16"  # "no" (float32) or "bf16" (autocast)
-    seed: int = 0  # of everything random in the run
-    log_every: int = 20  # steps between lines in metrics.jsonl
-    evaluate_every: int = 500  # steps between evaluations on the validation split, with samples
-    save_every: int = 100  # steps between checkpoints
-    trackers: str = ""  # accelerate's trackers that get the logs, too: "tensorboard", "wandb,aim"…
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulate", "log_every", "evaluate_every", "save_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.weights_ema < 1:
-            raise ValueError(
-                f"weights_ema is {self.weights_ema}; it must be from 0 (no average) to below 1"
-            )
-        if self.precision not in ("no", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}; it must be 'no' or 'bf16'")
 
 
 class Task(Protocol):
     """What a part of the model brings to the loop.
 
-    A task may also have these; they count as 0 and False where it has not:
+    A task may also have these; they count as 0, False and the samples' numbers where it has not:
         tokens_per_sample: int   tokens that are learned from one sample, for the speed in tokens
         splits_batches: bool     the loss is a mean over samples, and nothing else looks at the
                                  batch as a whole: it may be worked through in parts
+        sample_names(indices)    what to call the samples of the last batch, when one is no good
     """
 
     model: nn.Module
     config: Any  # a dataclass, written into run.json
 
     def __len__(self) -> int: ...  # samples in an epoch
-    def optimizers(self) -> list[torch.optim.Optimizer]: ...
-    def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]: ...
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def after_step(self, step: int, accelerator: Accelerator) -> None: ...
+    def optimizers(self) -> list[torch.optim.Optimizer]: ...  # their rates are the peaks
+    # Tensors by name, each with a row per sample: samples `indices`, of which there may be fewer
+    # than in the whole batch, where other processes have the rest.
+    def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Tensor]: ...
+    # What to make small for some rows of a batch, and what else is worth logging. `model` is the
+    # task's, wrapped for several processes.
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def after_step(self, step: int, accelerator: Accelerator) -> None: ...  # on all processes
     def evaluate(self, samples: Path) -> dict[str, float]: ...  # held out; pictures to `samples`
     def export(self, folder: Path) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...  # what must be kept beside model and optimizers
@@ -108,8 +88,8 @@ def train(
 
     progress: whether to show a progress bar; None shows one on a terminal. Returns the last
     evaluation. Raises ValueError where the run folder was started with other settings or the task
-    cannot be trained with these, and FloatingPointError, naming step and samples, where the loss is
-    no longer a number.
+    cannot be trained with these, and FloatingPointError, naming step and samples, where the loss or
+    its gradient is no longer a number.
     """
     trainer = Trainer(task, config, Path(run))
     first_step = trainer.load_checkpoint()
@@ -152,6 +132,7 @@ class Trainer:
             start_run_folder(run, self.configs)
         self.model = self.accelerator.prepare(task.model)
         self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in task.optimizers()]
+        # The parameters' groups, whose learning rates the loop sets before every step.
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         self.peak_rates = [group["lr"] for group in self.groups]
         self.average = WeightsEMA(task.model, config.weights_ema) if config.weights_ema else None
@@ -162,6 +143,7 @@ class Trainer:
         accelerator, config = self.accelerator, self.config
         for group, rate in zip(self.groups, self.peak_rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, config)
+        # Of P processes, number p has the batch's samples p, p + P, …: dealt out like cards.
         here, processes = accelerator.process_index, accelerator.num_processes
         indices = samples_of_step(step, len(self.task), config)[here::processes]
         seed = seed_of(config.seed, step)
@@ -174,6 +156,7 @@ class Trainer:
             torch.manual_seed(seed_of(seed, here))
             metrics = self.add_gradients(step, indices, batch)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self.check_number("gradient", torch.as_tensor(norm), step, indices)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -191,22 +174,36 @@ class Trainer:
         a part's backward pass needs is forgotten before the next one begins.
         """
         parts = self.config.accumulate
-        pieces = {name: value.chunk(parts) for name, value in batch.items()}
+        size = len(indices) // parts
         found: list[dict[str, Tensor]] = []
-        for i, samples in enumerate(indices.chunk(parts)):
-            part = {name: piece[i] for name, piece in pieces.items()}
+        for i in range(parts):
+            rows = slice(i * size, (i + 1) * size)
+            part = {name: value[rows] for name, value in batch.items()}
             last = i == parts - 1  # only then need the processes tell each other their gradients
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss, metrics = self.task.loss(self.model, part)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} in step {step} (samples "
-                        f"{samples.tolist()[:8]}…); lower the learning rate: "
-                        f"{self.last_good} is still good"
-                    )
+                self.check_number("loss", loss, step, indices, rows)
                 self.accelerator.backward(loss / parts)
             found.append({n: v.detach().float() for n, v in {"loss": loss, **metrics}.items()})
         return {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
+
+    def check_number(
+        self, what: str, value: Tensor, step: int, indices: Tensor, rows: slice = slice(None)
+    ) -> None:
+        """Raise FloatingPointError, with all that helps to find out why, for NaN and infinity.
+
+        rows: those of the batch, of samples `indices`, that the value comes from.
+        """
+        if torch.isfinite(value):
+            return
+        names = getattr(self.task, "sample_names", lambda indices: map(str, indices.tolist()))
+        samples = list(names(indices))[rows]
+        more = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
+        raise FloatingPointError(
+            f"the {what} is {value.item()} in step {step} (samples {', '.join(samples[:NAMED])}"
+            f"{more}); lower the learning rate, or look at these samples: {self.last_good} is "
+            "still good"
+        )
 
     def speed(self, steps: int, seconds: float) -> dict[str, Tensor]:
         """Samples per second over all processes, and tokens where a sample has tokens."""
@@ -270,12 +267,14 @@ class Trainer:
     def load_checkpoint(self) -> int:
         """Take up the run folder's last state and return its step; 0 where there is none."""
         path = self.run / "checkpoint.pt"
-        if not path.exists():
+        state = read_checkpoint(path) if path.exists() else None
+        self.check_shared(path, state["step"] if state else 0)
+        if state is None:
             return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        # Loading has put new groups in the place of the old ones.
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         self.task.load_state_dict(state["task"])
         if self.average:
@@ -286,97 +285,37 @@ class Trainer:
         log.info("resuming %s at step %d", self.run, state["step"])
         return state["step"]
 
-
-class WeightsEMA:
-    """A moving average of a model's weights over the steps, kept in float32.
-
-    It is often better than the weights of any one step, which still follow the last few batches.
-    Averaged are all floating-point parameters and buffers. The first steps are averaged over fewer
-    steps than `decay` asks for, about a tenth of those taken, and the weights that the model was
-    started with do not count: they would be in the average for long.
-    """
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay = model, decay
-        self.weights = {name: value.float().clone() for name, value in self.current().items()}
-
-    def current(self) -> dict[str, Tensor]:
-        """The model's own weights, by name."""
-        return {n: v for n, v in self.model.state_dict().items() if v.is_floating_point()}
-
-    def update(self, step: int) -> None:
-        """Take in the weights that the model has after this step, counted from 0."""
-        decay = min(self.decay, step / (step + 9))
-        for name, value in self.current().items():
-            self.weights[name].lerp_(value.float(), 1 - decay)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """A context in which the model has the averages for weights."""
-        own = {name: value.clone() for name, value in self.current().items()}
-        try:
-            copy_values(self.weights, to=self.current())
-            yield
-        finally:
-            copy_values(own, to=self.current())
-
-
-@torch.no_grad()
-def copy_values(values: dict[str, Tensor], *, to: dict[str, Tensor]) -> None:
-    """Write tensors into others of the same names."""
-    for name, value in to.items():
-        value.copy_(values[name])
+    def check_shared(self, path: Path, step: int) -> None:
+        """Raise ValueError unless all processes, on all machines, found the same checkpoint."""
+        here = torch.tensor([step], device=self.accelerator.device)
+        first, *others = self.accelerator.gather(here).tolist()
+        for number, other in enumerate(others, 1):
+            if other != first:
+                found = [f"that of step {s}" if s else "none" for s in (first, other)]
+                raise ValueError(
+                    f"{path}: process 0 found {found[0]}, process {number} {found[1]}. The run "
+                    "folder must be on a disk that all machines share; or copy the first "
+                    "machine's checkpoint.pt to that place on the others"
+                )
 
 
 def check_parts(task: Task, config: LoopConfig, processes: int) -> None:
     """Raise ValueError unless batches can be dealt out to the processes, and worked in parts."""
+    wrong = []
     if config.batch_size % processes:
-        raise ValueError(
+        wrong.append(
             f"batch_size is {config.batch_size}; it must be divisible by the number of "
             f"processes, {processes}"
         )
     share = config.batch_size // processes
     if share % config.accumulate:
-        raise ValueError(
+        wrong.append(
             f"accumulate is {config.accumulate}; it must divide the samples that each process "
             f"has of a batch, {share}"
         )
     if config.accumulate > 1 and not getattr(task, "splits_batches", False):
-        raise ValueError(
+        wrong.append(
             f"accumulate is {config.accumulate}; it must be 1 for {type(task).__name__}, which "
             "looks at a batch as a whole"
         )
-
-
-def learning_rate_factor(step: int, config: LoopConfig) -> float:
-    """Linear warm-up, then a cosine from 1 to 0."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def seed_of(seed: int, step: int) -> int:
-    """One seed per run and step; the multiplier only keeps them apart."""
-    return (seed * 1_000_003 + step) % 2**63
-
-
-def samples_of_step(step: int, size: int, config: LoopConfig) -> Tensor:
-    """The numbers of the samples of this step, over all processes: (batch_size,).
-
-    The epochs' random orders are laid end to end and cut into batches.
-    """
-    first = step * config.batch_size
-    end = first + config.batch_size
-    pieces = [
-        order_of_epoch(config.seed, epoch, size)[max(0, first - epoch * size) : end - epoch * size]
-        for epoch in range(first // size, (end - 1) // size + 1)
-    ]
-    return torch.cat(pieces)
-
-
-@lru_cache(maxsize=1)  # steps ask for one epoch after the other, and an order may be large
-def order_of_epoch(seed: int, epoch: int, size: int) -> Tensor:
-    """All samples' numbers in the random order of an epoch: (size,). Not to be written to."""
-    generator = torch.Generator().manual_seed(seed_of(seed + 997, epoch))
-    return torch.randperm(size, generator=generator)
+    refuse(wrong)

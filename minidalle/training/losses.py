@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from minidalle.training.metrics import PerceptualDistance
 from minidalle.training.processes import mean_over_processes
+from minidalle.training.settings import refuse
 from minidalle.vqgan import NORM_GROUPS, VQGANOutput, group_norm
 
 
@@ -45,20 +46,24 @@ class LossConfig:
     discriminator_layers: int = 2  # halvings: a logit sees 16, 34, 70 pixels for 1, 2, 3
 
     def __post_init__(self) -> None:
-        for name in vars(self):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value}; it must be a number from 0 up")
+        wrong = [
+            f"{name} is {value}; it must be a number from 0 up"
+            for name, value in vars(self).items()
+            if not 0 <= value < float("inf")
+        ]
         if self.l1_weight == 0 and self.l2_weight == 0:
-            raise ValueError("l1_weight and l2_weight are both 0; colours need one of them")
+            wrong.append("l1_weight and l2_weight are both 0; colours need one of them")
         if self.discriminator_width < 1 or self.discriminator_width % NORM_GROUPS:
-            raise ValueError(
+            wrong.append(
                 f"discriminator_width is {self.discriminator_width}; it must be a multiple of "
                 f"{NORM_GROUPS}, for the {NORM_GROUPS} groups of the group norms"
             )
-        for name in ("adaptive_at_most", "discriminator_lr", "discriminator_layers"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        wrong += [
+            f"{name} is {getattr(self, name)}; it must be above 0"
+            for name in ("adaptive_at_most", "discriminator_lr", "discriminator_layers")
+            if getattr(self, name) == 0
+        ]
+        refuse(wrong)
 
     def adversarial_weight_at(self, step: int) -> float:
         """The discriminator's weight for the generator: 0, then rising along a line."""

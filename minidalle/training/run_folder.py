@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
+import shutil
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,16 @@ def start_run_folder(run: Path, configs: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
 
 
+def with_commit(name: str, found: Path) -> str:
+    """A checkpoint's name for run.json: a hub id has the commit that it was found to stand for.
+
+    name: as `locate` takes it. found: what it gave, for a hub id its folder at a commit.
+    """
+    if Path(name).exists() or found.parent.name != "snapshots":
+        return name
+    return f"{name.partition('@')[0]}@{found.name}"
+
+
 def check_unchanged(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Compare settings, flat: ValueError for those that differ, a warning for those that are gone.
 
@@ -57,7 +69,8 @@ def check_unchanged(run: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     ]
     if changed:
         raise ValueError(
-            f"{run} was started with other settings: {'; '.join(changed)}. Use another folder"
+            f"{run} was started with other settings: {'; '.join(changed)}. Use another folder, "
+            "by --run"
         )
     gone = [f"{name} = {value!r}" for name, value in before.items() if name not in now]
     if gone:
@@ -99,8 +112,12 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def append_metrics(run: Path, step: int, line: dict[str, float]) -> None:
     """Append one line to metrics.jsonl."""
     rounded = {name: round(value, 6) for name, value in line.items()}
-    with open(run / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"step": step, **rounded}) + "\n")
+    path = run / "metrics.jsonl"
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
+    except OSError as error:  # which does not always say of which file
+        raise OSError(f"{path}: the line of step {step} could not be written: {error}") from error
 
 
 def forget_later_metrics(run: Path, step: int) -> None:
@@ -119,15 +136,35 @@ def forget_later_metrics(run: Path, step: int) -> None:
 def write_checkpoint(path: Path, state: dict[str, Any], last_good: str) -> None:
     """Write the whole state aside, then rename it over the last one.
 
-    last_good: what there is to go on from without this one, for the OSError where it fails.
+    last_good: what there is to go on from without this one, for the errors. Raises OSError where it
+    cannot be written, FloatingPointError where nobody could go on from it, since it has NaN in it.
     """
+    for name, value in flat(state).items():
+        if isinstance(value, torch.Tensor) and value.isnan().any():
+            raise FloatingPointError(
+                f"{name} has nan in it after step {state['step']}, which is not saved; lower the "
+                f"learning rate: {last_good} is still good"
+            )
     temporary = path.with_name(f".{path.name}.part")
     try:
         torch.save(state, temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save says a full disk as the latter
+        left = shutil.disk_usage(path.parent).free / 1e6
         temporary.unlink(missing_ok=True)
         raise OSError(
-            f"{path} of step {state['step']} could not be written: {error}; "
-            f"{last_good} is still good"
+            f"{path} of step {state['step']} could not be written, with {left:.1f} MB left on the "
+            f"disk: {error}; {last_good} is still good"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `write_checkpoint` wrote, on the CPU; ValueError where it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error) or "it ends too early").splitlines()[0]
+        raise ValueError(
+            f"{path}: not a whole checkpoint ({reason}). It was whole when it was written: put a "
+            "copy back, or delete it and begin anew"
         ) from error

@@ -1,4 +1,7 @@
-"""Changing one field of a preset by name: `steps=500`, `lr=1e-3`, `d_model=192`."""
+"""The settings of a run: dataclasses, of which `steps=500`, `lr=1e-3`, `d_model=192` set a field.
+
+Everything that is wrong with them is said at once, so that nobody mends them one by one.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,37 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 
+def refuse(wrong: Iterable[str]) -> None:
+    """Raise ValueError that says everything that is wrong; nothing wrong raises nothing."""
+    if said := list(dict.fromkeys(wrong)):
+        raise ValueError("; ".join(said))
+
+
 def with_settings(configs: tuple[Any, ...], settings: Iterable[str]) -> tuple[Any, ...]:
     """The config dataclasses with `name=value` settings applied, to nested fields too.
 
-    Raises ValueError for a setting that is no `name=value`, a name that no field has (the nearest
-    is named), or a value of another kind than the field's.
+    Raises ValueError, for all settings together, for one that is no `name=value`, a name that no
+    field has (the nearest is named), and a value of another kind than the field's or one that its
+    dataclass refuses. A field that is set twice has the last value.
     """
-    configs = tuple(configs)
+    known = sorted({field for config in configs for field in field_names(config)})
+    texts: dict[str, str] = {}
+    wrong: list[str] = []
+    unknown: list[str] = []
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"setting {setting!r}: expected name=value")
-        known = sorted({field for config in configs for field in field_names(config)})
-        if name not in known:
+            wrong.append(f"setting {setting!r}: expected name=value")
+        elif name not in known:
             (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise ValueError(
-                f"setting {setting!r}: no field is named {name!r}; did you mean {nearest!r}? "
-                f"There are: {', '.join(known)}"
-            )
-        configs = tuple(with_field(config, name, text) for config in configs)
-    return configs
+            unknown.append(f"no field is named {name!r}; did you mean {nearest!r}?")
+        else:
+            texts[name] = text
+    changed = tuple(with_fields(config, texts, wrong) for config in configs)
+    if unknown:
+        wrong.append(f"{' '.join(unknown)} There are: {', '.join(known)}")
+    refuse(wrong)
+    return changed
 
 
 def field_names(config: Any) -> list[str]:
@@ -40,16 +54,26 @@ def field_names(config: Any) -> list[str]:
     return names
 
 
-def with_field(config: Any, name: str, text: str) -> Any:
-    """The dataclass with `name`, a field of it or nested in it, set to what `text` says."""
+def with_fields(config: Any, texts: dict[str, str], wrong: list[str]) -> Any:
+    """The dataclass with fields, of its own or nested in it, set to what `texts` says of them.
+
+    What cannot be is left as it was, and the reason added to `wrong`.
+    """
     changes = {}
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
-            changes[field.name] = with_field(value, name, text)
-        elif field.name == name:
-            changes[name] = parse_value(name, text, value)
-    return replace(config, **changes)
+            changes[field.name] = with_fields(value, texts, wrong)
+        elif field.name in texts:
+            try:
+                changes[field.name] = parse_value(field.name, texts[field.name], value)
+            except ValueError as error:
+                wrong.append(str(error))
+    try:
+        return replace(config, **changes)  # all at once: they may only be possible together
+    except ValueError as error:
+        wrong.append(str(error))
+        return config
 
 
 def parse_value(name: str, text: str, old: Any) -> Any:

@@ -5,6 +5,10 @@ encoder as a moving average of the latents that chose each code (van den Oord, V
 Kavukcuoglu, "Neural Discrete Representation Learning", 2017, appendix A.1). It starts from encoder
 outputs, and codes that nothing chooses any more are moved to where the latents are: from random
 numbers a codebook collapses to a handful of codes.
+
+Left to itself the encoder says something with every token, also where the picture is plain: white
+places take dozens of codes, which tell of what is drawn elsewhere. For the second stage that is
+noise. With a `rate`, rare codes are dearer than common ones, and plain places share one or two.
 """
 
 from __future__ import annotations
@@ -18,15 +22,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from minidalle.checkpoints import load_vqgan, native
-from minidalle.data.emoji import EmojiDataset
-from minidalle.data.sources import open_source, some_pictures
+from minidalle.checkpoints import load_vqgan, locate, native
+from minidalle.data.sources import GIVEN, Source, open_source, some_pictures
 from minidalle.data.stream import ShardStream
 from minidalle.pictures import image_grid, to_pil
 from minidalle.training.evaluate import evaluate_vqgan
 from minidalle.training.loop import Generators, LoopConfig, learning_rate_factor
 from minidalle.training.losses import LossConfig, VQGANLoss, discriminator_step
 from minidalle.training.processes import in_batch_order
+from minidalle.training.run_folder import with_commit
+from minidalle.training.settings import refuse
 from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
 
 
@@ -36,7 +41,8 @@ class VQGANTrainConfig:
 
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
     data: str = "emoji"  # emoji, emoji-more, shapes, a folder of captioned pictures, or shards
-    init: str = ""  # VQGAN to go on from, with as many codes or fewer; empty = random weights
+    # VQGAN to go on from, a path or hub id, with as many codes or fewer; empty = random weights
+    init: str = ""
     lr: float = 8e-4
     losses: LossConfig = field(default_factory=LossConfig)
     freeze_tokens: bool = False  # keep encoder and codebook of `init`; only the decoder learns on
@@ -44,8 +50,21 @@ class VQGANTrainConfig:
     revive_below: float = 0.5  # a code chosen less often than this per step, on average, is dead
     revive_every: int = 25  # steps between revivals
     revive_until: float = 0.8  # share of the run after which the codebook is left in peace
+    rate: float = 0.0  # how much dearer rare codes are than common ones; takes one of embed_dim
     max_shift: int = 3  # pictures are moved by up to so many pixels, and half of them mirrored,
     jitter_until: float = 0.7  # up to this share of the run; then they stay as they are
+
+    def __post_init__(self) -> None:
+        wrong = [] if self.lr > 0 else [f"lr is {self.lr}; it must be above 0"]
+        for name in ("ema_decay", "revive_until", "jitter_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                wrong.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if self.revive_every < 1:
+            wrong.append(f"revive_every is {self.revive_every}; it must be at least 1")
+        for name in ("revive_below", "max_shift", "rate"):
+            if not getattr(self, name) >= 0:
+                wrong.append(f"{name} is {getattr(self, name)}; it must be at least 0")
+        refuse(wrong)
 
     @classmethod
     def presets(cls) -> dict[str, tuple[VQGANTrainConfig, LoopConfig]]:
@@ -77,12 +96,19 @@ class VQGANTrainConfig:
 
 
 class CodebookEMA:
-    """The codebook as a moving average of the latents that chose each code."""
+    """The codebook as a moving average of the latents that chose each code.
+
+    Codes can have prices (Chou, Lookabaugh and Gray, "Entropy-Constrained Vector Quantization",
+    1989): a latent then takes the code of the least squared distance plus price. The price stands
+    in the code's last coordinate, as its root, where every latent has a 0: so the nearest code is
+    the right one, for whoever looks for it, and a codebook with prices is like any other.
+    """
 
     def __init__(self, codebook: Tensor, decay: float):
         self.decay = decay
         self.counts = torch.ones_like(codebook[:, 0])  # (K,) latents per code and step
         self.sums = codebook.detach().clone()  #                               (K, d) their sum
+        self.error = codebook.new_zeros(())  # mean ‖z − e‖², without the prices
 
     def update(
         self, codebook: Tensor, latents: Tensor, ids: Tensor, accelerator: Accelerator
@@ -93,7 +119,15 @@ class CodebookEMA:
         counts, sums = accelerator.reduce(counts), accelerator.reduce(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
+        error = F.mse_loss(latents[:, :-1], codebook[ids, :-1]) * (codebook.shape[1] - 1)
+        self.error.lerp_(accelerator.reduce(error, "mean"), 1 - self.decay)
         codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
+
+    def set_prices(self, codebook: Tensor, rate: float) -> None:
+        """Let a code cost `rate` times the mean error for each nat of −ln its share."""
+        shares = self.counts / self.counts.sum()
+        nats = -shares.clamp(min=1 / (8 * len(shares))).log()  # (K,) no code is out of reach
+        codebook[:, -1] = (rate * self.error * nats).sqrt()
 
     def revive(
         self, codebook: Tensor, latents: Tensor, below: float, generator: torch.Generator
@@ -108,10 +142,18 @@ class CodebookEMA:
 
 
 class VQGANTask:
-    """Reconstruct pictures through the codebook."""
+    """Reconstruct pictures through the codebook.
 
-    def __init__(self, config: VQGANTrainConfig, loop: LoopConfig):
-        self.config, self.loop = config, loop
+    sources: pictures to train on, and held out, in the place of what `config.data` names.
+    """
+
+    def __init__(
+        self,
+        config: VQGANTrainConfig,
+        loop: LoopConfig,
+        sources: tuple[Source, Source] | None = None,
+    ):
+        self.config, self.loop = replace(config, data=GIVEN) if sources else config, loop
         with torch.random.fork_rng():
             torch.manual_seed(loop.seed)
             self.model = VQGAN(config.vqgan).to(memory_format=torch.channels_last)
@@ -119,20 +161,26 @@ class VQGANTask:
         self.judge = self.losses.discriminator_optimizer()
         self.codebook = self.model.quantize.embedding.weight  # (K, d) learns by moving average
         self.codebook.requires_grad_(False)
+        if config.rate:
+            self.make_room_for_prices()
         self.learned_codes = self.go_on_from(config.init) if config.init else 0
         if config.freeze_tokens:
             self.check_freeze()
             self.model.encoder.requires_grad_(False)
             self.model.quant_conv.requires_grad_(False)
-        self.train_data, self.validation = open_source(
-            config.data, config.vqgan.resolution, loop.seed, EmojiDataset
+        self.train_data, self.validation = sources or open_source(
+            config.data, config.vqgan.resolution, loop.seed
         )
         self.ema: CodebookEMA | None = None  # from the first batch's latents on
         self.verdict: dict[str, Tensor] = {}  # the discriminator's figures, of the step before
 
     def go_on_from(self, init: str) -> int:
         """Take the weights of a trained VQGAN, and its codes as the first ones; return how many."""
-        learned = load_vqgan(init).state_dict()
+        folder = locate(init)
+        self.config = replace(self.config, init=with_commit(init, folder))
+        learned = load_vqgan(folder).state_dict()
+        if self.config.rate:
+            learned = with_place_for_prices(learned, self.config.vqgan.embed_dim)
         codes = learned["quantize.embedding.weight"]
         k, d = self.codebook.shape
         if len(codes) > k or codes.shape[1] != d:
@@ -144,6 +192,18 @@ class VQGANTask:
         learned["quantize.embedding.weight"] = self.codebook.data
         self.model.load_state_dict(learned)
         return len(codes)
+
+    def make_room_for_prices(self) -> None:
+        """Let the last coordinate of every latent be 0, and stay so."""
+
+        def without_last(gradient: Tensor) -> Tensor:
+            gradient = gradient.clone()
+            gradient[-1] = 0
+            return gradient
+
+        for parameter in self.model.quant_conv.parameters():
+            parameter.data[-1] = 0
+            parameter.register_hook(without_last)
 
     def check_freeze(self) -> None:
         """Raise ValueError unless `init` brought all the codes: tokens of others are not kept."""
@@ -209,11 +269,17 @@ class VQGANTask:
         """Take the codes a step towards their latents, and revive dead ones."""
         latents, ids = self.seen  # (B, N, d), (B, N)
         self.ema.update(self.codebook, latents.flatten(0, 1), ids.flatten(), accelerator)
+        if self.config.rate:  # from a tenth of the run to its half prices rise
+            risen = min(max((step / self.loop.steps - 0.1) / 0.4, 0.0), 1.0)
+            self.ema.set_prices(self.codebook, risen * self.config.rate)
         early = step < self.config.revive_until * self.loop.steps
         if early and step % self.config.revive_every == 0:
             generator = torch.Generator().manual_seed(step)
             everywhere = in_batch_order(latents).flatten(0, 1)
             self.ema.revive(self.codebook, everywhere, self.config.revive_below, generator)
+
+    def sample_names(self, indices: Tensor) -> list[str]:
+        return self.train_data.names(indices)
 
     def evaluate(self, samples: Path) -> dict[str, float]:
         images = some_pictures(self.validation)
@@ -228,7 +294,7 @@ class VQGANTask:
         native.save(folder, vqgan=self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"counts": self.ema.counts, "sums": self.ema.sums}
+        state = {name: getattr(self.ema, name) for name in ("counts", "sums", "error")}
         if self.judge is not None:
             state["discriminator"] = self.losses.discriminator.state_dict()
             state["discriminator_optimizer"] = self.judge.state_dict()
@@ -241,13 +307,32 @@ class VQGANTask:
         if isinstance(self.train_data, ShardStream):
             self.train_data.load_state_dict(state["data"])
         self.ema = CodebookEMA(self.codebook, self.config.ema_decay)
-        self.ema.counts, self.ema.sums = (
-            state[name].to(self.codebook.device) for name in ("counts", "sums")
+        self.ema.counts, self.ema.sums, self.ema.error = (
+            state[name].to(self.codebook.device) for name in ("counts", "sums", "error")
         )
         if self.judge is not None:
             self.losses.to(self.codebook.device)
             self.losses.discriminator.load_state_dict(state["discriminator"])
             self.judge.load_state_dict(state["discriminator_optimizer"])
+
+
+def with_place_for_prices(learned: dict[str, Tensor], d: int) -> dict[str, Tensor]:
+    """A VQGAN's weights with codes of d coordinates, the last for prices.
+
+    Codes of d − 1 get one more; codes of d must have prices already, since the place of another
+    meaning cannot be taken. Raises ValueError for such.
+    """
+    place = "quant_conv.weight"
+    if len(learned[place]) == d - 1:
+        wider = {"quantize.embedding.weight": (0, 1), "post_quant_conv.weight": (0, 0, 0, 0, 0, 1)}
+        wider |= {place: (0, 0, 0, 0, 0, 0, 0, 1), "quant_conv.bias": (0, 1)}
+        return learned | {name: F.pad(learned[name], sides) for name, sides in wider.items()}
+    if len(learned[place]) == d and learned[place][-1].count_nonzero():
+        raise ValueError(
+            f"init has codes of {d} coordinates and no prices, for which rate needs one more: "
+            f"set vqgan.embed_dim to {d + 1}, or rate to 0"
+        )
+    return learned
 
 
 def jitter(images: Tensor, max_shift: int, generators: Generators) -> Tensor:

@@ -131,9 +131,27 @@ def upright(names: Sequence[str], width: float) -> int:
     return 0 if max(map(len, names), default=0) * 0.09 < width else 90
 
 
-def set_title(axes: Axes, title: str | None, width: float) -> None:
+def chart(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that many inches with one pair of axes, which `finished` completes."""
+    figure = Picture((width, height), dpi=DPI, facecolor=GROUND, layout="constrained")
+    return figure, figure.subplots()
+
+
+def finished(
+    figure: Figure,
+    axes: Axes,
+    title: str | None,
+    *,
+    legend: bool = False,
+    room: float | None = None,
+) -> Figure:
+    """The figure with a legend below, where asked for, and its title; room: inches for that."""
+    if legend:
+        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     if title:
-        axes.set_title("\n".join(wrapped(title, width, 11)), loc="left")
+        room = figure.get_size_inches()[0] if room is None else room
+        axes.set_title("\n".join(wrapped(title, room, 11)), loc="left")
+    return figure
 
 
 def inch_canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,6 +1,7 @@
 """What the codes of a VQGAN look like, how often they occur, and where.
 
-tiles = code_tiles(vqgan)                   (K, 3, s, s), s = pixels of one token
+tiles = code_tiles(vqgan)                   (K, 3, s, s), s = pixels of one token: each code alone
+tiles = tiles_in_use(vqgan, ids)            (K, 3, s, s): each as it is drawn in pictures
 counts = code_counts(vqgan, images)         (K,)
 order = order_by_likeness(tiles)            (K,) so that neighbours are alike
 """
@@ -43,6 +44,24 @@ def code_tiles(vqgan: VQGAN, *, side: int | None = None, batch: int = BATCH) -> 
         images = vqgan.decode(codes[:, None].expand(-1, side * side))  #   (B, 3, side·s, side·s)
         tiles.append(images[:, :, start : start + s, start : start + s].float().cpu())
     return torch.cat(tiles).clamp(0, 1)
+
+
+@torch.no_grad()
+def tiles_in_use(vqgan: VQGAN, ids: Tensor, *, batch: int = BATCH) -> Tensor:
+    """What is drawn where each code stands, in the mean over pictures: (K, 3, s, s) in [0, 1].
+
+    ids: (B, N) image tokens of the pictures, such as `encode_all` makes. A code that is not among
+    them is black.
+    """
+    side, s = vqgan.config.latent_side, vqgan.config.factor
+    weight = vqgan.quantize.embedding.weight
+    sums = torch.zeros(vqgan.config.n_embed, 3, s, s)
+    for part in ids.split(batch):
+        images = vqgan.decode(part.to(weight.device)).float().clamp(0, 1).cpu()  # (B, 3, S, S)
+        cells = images.view(-1, 3, side, s, side, s)  #                       (B, 3, h, s, w, s)
+        patches = cells.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, s, s)  #     (B·N, 3, s, s)
+        sums.index_add_(0, part.flatten().cpu(), patches)
+    return sums / count_codes(ids.cpu(), len(sums)).clamp(min=1)[:, None, None, None]
 
 
 def encode_all(vqgan: VQGAN, images: Tensor, *, batch: int = BATCH) -> Tensor:
@@ -105,6 +124,9 @@ def where_used(ids: Tensor, count: int = 1) -> dict[int, list[tuple[int, int]]]:
 
     Returns {code: [(picture, place among its N tokens), …]}: at most `count` places, all of them in
     different pictures.
+
+    >>> where_used(torch.tensor([[5, 7], [7, 7]]), 2)
+    {5: [(0, 0)], 7: [(0, 1), (1, 0)]}
     """
     places: dict[int, list[tuple[int, int]]] = {}
     for picture, row in enumerate(ids.tolist()):

@@ -13,6 +13,8 @@ import io
 import math
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -49,7 +51,11 @@ def coloured_tokens(pieces: Sequence[str], ids: Sequence[int]) -> str:
 
 
 def visible(piece: str) -> str:
-    """A piece of text with its spaces and line ends as signs; the empty one as ∅."""
+    """A piece of text with its spaces and line ends as signs; the empty one as ∅.
+
+    >>> visible(" a cat\\n")
+    '␣a␣cat⏎'
+    """
     return piece.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 
@@ -161,13 +167,20 @@ def inverse(order: Tensor) -> list[int]:
 
 def data_url(pictures: Tensor, columns: int, *, lossless: bool) -> str:
     """Small pictures (M, 3, s, s) in [0, 1] side by side, as one WebP file in an address."""
+    file = io.BytesIO()
+    write_sheet(file, pictures, columns, lossless=lossless)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def write_sheet(
+    file: str | Path | BinaryIO, pictures: Tensor, columns: int, *, lossless: bool
+) -> None:
+    """Write small pictures (M, 3, s, s) in [0, 1] side by side, row by row, as one WebP file."""
     m, _, s, _ = pictures.shape
     rows = math.ceil(m / columns)
     sheet = torch.ones(rows * columns, 3, s, s)
     sheet[:m] = pictures
     sheet = sheet.view(rows, columns, 3, s, s).permute(0, 3, 1, 4, 2)  #  (rows, s, columns, s, 3)
     array = (sheet * 255).round().byte().reshape(rows * s, columns * s, 3).numpy()
-    file = io.BytesIO()
     quality = {"lossless": True, "quality": 100} if lossless else {"quality": 80}
     Image.fromarray(array).save(file, "WEBP", method=6, **quality)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -25,20 +24,19 @@ from minidalle.viz.canvas import (
     DPI,
     FAINT,
     GAP,
-    GROUND,
     HEAT,
     INK,
     PALETTE,
     VERMILION,
     WIDTH,
     Numbers,
-    Picture,
     arrays_of,
+    chart,
+    finished,
     in_our_style,
     inch_canvas,
     numbers,
     png_bytes,
-    set_title,
     shown,
     snapped,
     square_grid,
@@ -84,15 +82,15 @@ def show_images(
     texts = ["\n".join(wrapped(t, size, 8, most=4)) for t in titles] if titles is not None else []
     if texts and len(texts) != len(arrays):
         raise ValueError(f"{len(texts)} titles for {len(arrays)} pictures; each needs one")
-    lines = max((text.count("\n") + 1 for text in texts if text), default=0)
-    head = round(0.14 * lines, 2) + 0.02 * (lines > 0)
-    rows, width = math.ceil(len(arrays) / columns), max(columns * size, 2.0)
+    heads = [room_for(texts[i : i + columns]) for i in range(0, len(arrays), columns)]  # by row
+    width = max(columns * size, 2.0)
     top = title_height(title, width)
-    height = rows * (size + head) + top
+    height = len(heads) * size + sum(heads) + top
     figure, axes = inch_canvas(width, height)
     write_title(axes, title, width, height)
     for i, array in enumerate(arrays):
-        x, y = i % columns * size, height - top - (i // columns + 1) * (size + head)
+        row, column = divmod(i, columns)
+        x, y = column * size, height - top - (row + 1) * size - sum(heads[: row + 1])
         frame = (x + GAP, x + size - GAP, y + GAP, y + size - GAP)
         upscaled = array.shape[1] <= (size - 2 * GAP) * DPI
         axes.imshow(array, extent=frame, interpolation="nearest" if upscaled else "hanning")
@@ -100,6 +98,12 @@ def show_images(
             axes.text(x + size / 2, y + size, texts[i], ha="center", va="bottom", size=8)
     axes.set(xlim=(0, width), ylim=(0, height))
     return figure
+
+
+def room_for(texts: Sequence[str]) -> float:
+    """Inches that the titles above a row of pictures take."""
+    lines = max((text.count("\n") + 1 for text in texts if text), default=0)
+    return round(0.14 * lines, 2) + 0.02 * (lines > 0)
 
 
 @in_our_style
@@ -201,27 +205,29 @@ def attention_map(
     rows: Sequence[object] | None = None,
     columns: Sequence[object] | None = None,
     title: str | None = None,
+    xlabel: str = "position that is looked at",
+    ylabel: str = "position that looks",
+    label: str = "attention weight",
 ) -> Figure:
-    """Attention weights (n, m): row i says how much position i takes from each of m positions."""
+    """Attention weights (n, m): row i says how much position i takes from each of m positions.
+
+    Or any table of numbers from 0 on. rows, columns: names of its n and m places. label: what the
+    numbers are.
+    """
     array = np.asarray(weights.detach().float().cpu())
     n, m = array.shape
     cell = min(0.42, (WIDTH - 2.0) / m)
     size = max(min(10.0, 60 * cell), 5.0)
-    figure = Picture(
-        (max(m * cell + 2.0, 4.0), max(n * cell + 1.6, 2.6)),
-        dpi=DPI, facecolor=GROUND, layout="constrained",
-    )  # fmt: skip
-    axes = figure.subplots()
+    figure, axes = chart(max(m * cell + 2.0, 4.0), max(n * cell + 1.6, 2.6))
     image = axes.imshow(array, cmap=HEAT, vmin=0, interpolation="nearest")
     if columns is not None:
         names = [shown(c) for c in columns]
         axes.set_xticks(range(m), names, rotation=upright(names, cell), size=size)
     if rows is not None:
         axes.set_yticks(range(n), [shown(r) for r in rows], size=size)
-    axes.set(xlabel="position that is looked at", ylabel="position that looks")
-    set_title(axes, title, max(m * cell + 1.0, 3.4))
-    figure.colorbar(image, ax=axes, label="attention weight", shrink=0.9)
-    return figure
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.9)
+    return finished(figure, axes, title, room=max(m * cell + 1.0, 3.4))
 
 
 @in_our_style
@@ -261,12 +267,13 @@ def curves(
     lines: Mapping[str, float] | None = None,
 ) -> Figure:
     """Lines: {label: ys} against 0, 1, …, or {label: (xs, ys)}; `lines` {label: y} to compare."""
-    figure = Picture((WIDTH * 0.9, 3.6), dpi=DPI, facecolor=GROUND, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = chart(WIDTH * 0.9, 3.6)
+    whole = not log_x  # are all xs whole numbers?
     for i, (label, values) in enumerate(series.items()):
         pair = isinstance(values, tuple) and len(values) == 2 and np.ndim(values[0]) == 1
         xs, ys = (numbers(v) for v in values) if pair else (None, numbers(values))
         xs = np.arange(len(ys)) if xs is None else xs
+        whole = whole and bool((xs == xs.round()).all())
         dots = "o" if len(ys) <= 15 else None
         dash = ("-", "--", ":")[i // len(PALETTE) % 3]
         colour = PALETTE[i % len(PALETTE)]
@@ -280,12 +287,14 @@ def curves(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_xscale("log" if log_x else "linear")
     axes.set_yscale("log" if log_y else "linear")
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if axis.get_scale() == "log":  # within a decade 0.6 instead of 6×10⁻¹, else decades alone
+            axis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
     axes.grid(color="#E4E4E0", lw=0.7)
     axes.set_axisbelow(True)
-    if len(series) > 1:
-        figure.legend(loc="outside lower center", ncols=min(len(series), 4), fontsize=9)
-    set_title(axes, title, WIDTH * 0.9)
-    return figure
+    return finished(figure, axes, title, legend=len(series) > 1)
 
 
 @in_our_style
@@ -300,23 +309,23 @@ def logit_histogram(
     """Probabilities of the likeliest tokens, sorted: the model's in grey, after filtering in blue.
 
     logits: (K,). kept: (K,) booleans, or the filtered logits with −inf on what is not drawn (of
-    these, temperature shows, too); None for no filter. labels: a name for each of the K tokens.
+    these, temperature shows, too); None for no filter, and one colour. labels: a name for each of
+    the K tokens.
     """
     logits = logits.detach().float().cpu()
     before = logits.softmax(-1)
-    if kept is None:
-        kept = torch.ones_like(logits, dtype=torch.bool)
-    kept = kept.detach().cpu()
-    after = logits.masked_fill(~kept, -math.inf) if kept.dtype == torch.bool else kept.float()
-    after = after.softmax(-1)
     top = min(top, len(logits))
     ids = before.argsort(descending=True, stable=True)[:top]
-    count = int((after > 0).sum())
-    figure = Picture((WIDTH, 3.4), dpi=DPI, facecolor=GROUND, layout="constrained")
-    axes = figure.subplots()
-    axes.bar(range(top), before[ids].numpy(), width=0.9, color=FAINT, label="the model's")
-    words = f"drawn from: {count:,} of {len(logits):,} tokens"
-    axes.bar(range(top), after[ids].numpy(), width=0.5, color=BLUE, label=words)
+    figure, axes = chart(WIDTH, 3.4)
+    colour = BLUE if kept is None else FAINT
+    axes.bar(range(top), before[ids].numpy(), width=0.9, color=colour, label="the model's")
+    if kept is not None:
+        kept = kept.detach().cpu()
+        after = logits.masked_fill(~kept, -math.inf) if kept.dtype == torch.bool else kept.float()
+        after = after.softmax(-1)
+        words = f"drawn from: {int((after > 0).sum()):,} of {len(logits):,} tokens"
+        axes.bar(range(top), after[ids].numpy(), width=0.5, color=BLUE, label=words)
+        axes.legend(loc="upper right")
     names = [shown(labels[i] if labels is not None else int(i)) for i in ids.tolist()]
     turned = upright(names, WIDTH * 0.9 / top)
     axes.set_xticks(range(top), names, rotation=turned, size=8 if top <= 50 else 5)
@@ -324,9 +333,7 @@ def logit_histogram(
     axes.set_xlabel(
         f"the {top} likeliest of {len(logits):,} tokens" if top < len(logits) else "token"
     )
-    axes.legend(loc="upper right")
-    set_title(axes, title, WIDTH)
-    return figure
+    return finished(figure, axes, title)
 
 
 @in_our_style
@@ -344,19 +351,18 @@ def bars(
     names = list(series)
     values = [np.atleast_1d(numbers(series[name])) for name in names]
     tallest = max(abs(ys).max() for ys in values)
-    figure = Picture(
-        (min(WIDTH, max(4.0, 1.1 * len(names) * (len(groups) / 2 if groups else 1))), 3.4),
-        dpi=DPI, facecolor=GROUND, layout="constrained",
-    )  # fmt: skip
-    axes = figure.subplots()
+    places = 2 - math.floor(math.log10(tallest)) if tallest else 0  # all equally fine: no overlaps
+    wide = max(4.0, 1.1 * len(names) * (len(groups) / 2 if groups else 1))
+    figure, axes = chart(min(WIDTH, wide), 3.4)
     for i, ys in enumerate(values):
         heights = ys if groups else [ys.mean()]
         width = 0.8 / len(heights)
         for j, y in enumerate(heights):
             x = i + (j - (len(heights) - 1) / 2) * width
-            axes.bar(x, y, width * 0.95, color=PALETTE[j % len(PALETTE)])
+            key = shown(groups[j]) if groups and i == 0 else None
+            axes.bar(x, y, width * 0.95, color=PALETTE[j % len(PALETTE)], label=key)
             place = max(y, 0) if groups else max(y, *ys, 0)  # above the dots
-            text = "≈0" if 0 < abs(y) < 0.005 * tallest else f"{y:.3g}"  # many digits overlap
+            text = "≈0" if 0 < abs(y) < 0.005 * tallest else f"{round(float(y), places):.3g}"
             axes.annotate(text, (x, place), (0, 4), textcoords="offset points", ha="center", size=9)
         if not groups and len(ys) > 1:
             axes.plot(np.full(len(ys), i), ys, "o", color=INK, ms=3, alpha=0.7)
@@ -365,10 +371,4 @@ def bars(
     axes.set(ylabel=ylabel)
     axes.margins(y=0.12)
     axes.tick_params(axis="x", length=0)
-    if groups:
-        keys = [
-            Rectangle((0, 0), 1, 1, color=PALETTE[j % len(PALETTE)]) for j in range(len(groups))
-        ]
-        figure.legend(keys, [shown(g) for g in groups], loc="outside lower center", ncols=4)
-    set_title(axes, title, figure.get_size_inches()[0])
-    return figure
+    return finished(figure, axes, title, legend=bool(groups))

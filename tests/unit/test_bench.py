@@ -11,20 +11,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from minidalle import bench
 from minidalle.bart import Bart, BartConfig
-from minidalle.bench import (
+from minidalle.bench import training as bench
+from minidalle.bench.common import parameter_count, per_round, spread
+from minidalle.bench.table import lines_of_training
+from minidalle.bench.training import (
     SIZES,
     WARM_UP,
     bench_train,
     compare,
     growth,
     our_loss,
-    parameter_count,
-    per_round,
     random_batch,
     smaller_ones,
-    spread,
     step_flops,
     take_turns,
     their_bart,
@@ -32,7 +31,6 @@ from minidalle.bench import (
     training_step,
     transformers_bart,
 )
-from minidalle.cli.checkpoints import lines_of_training
 
 CPU = torch.device("cpu")
 TINY = BartConfig.tiny()

@@ -21,7 +21,7 @@ import minidalle
 from minidalle import pictures
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_vqgan, native
-from minidalle.cli import draw
+from minidalle.cli.loading import choose_dtype
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.pipeline import MiniDalle
 from minidalle.sampling import SamplingConfig
@@ -340,8 +340,19 @@ def test_automatic_precision(monkeypatch, device, there, native_bfloat16, expect
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert draw.choose_dtype("auto", device) == expected
-    assert draw.choose_dtype("float16", device) == "float16"
+    assert choose_dtype("auto", device) == expected
+    assert choose_dtype("float16", device) == "float16"
+
+
+@pytest.mark.parametrize(
+    ("fast", "weights", "expected"),
+    [(True, 10**9, "bfloat16"), (True, 10**7, "float32"), (False, 10**9, "float32")],
+)
+def test_automatic_precision_of_a_processor(monkeypatch, fast, weights, expected):
+    """bfloat16 where the processor multiplies it, and the weights are many."""
+    monkeypatch.setattr("minidalle.cli.loading.multiplies_bfloat16", lambda: fast)
+    assert choose_dtype("auto", "cpu", lambda: weights) == expected
+    assert choose_dtype("auto", "mps", lambda: weights) == "float32"
 
 
 # What it says of itself.
@@ -418,9 +429,9 @@ def test_makefile_targets_do_what_the_readme_says():
         ("info text.png", "text.png"),
         ("evaluate --split holdout", "'holdout'"),
         ("train", "command"),
-        ("train vqgan", "--run"),
         ("train vqgan --run r --set stps=3", "'steps'"),
         ("train vqgan --run r --preset huge", "'huge'"),
+        ("train vqgan --set stps=3", "'steps'"),
         ("train bart --run r --vqgan nowhere", "nowhere"),
         ("paint x", "paint"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minidalle.checkpoints import load_vqgan, native
+from minidalle.pipeline import PUBLISHED_VQGAN
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,19 @@ def test_convert_then_generate(run, tmp_path):
     assert drawn.code == 0 and (tmp_path / "cat.png").exists()
     direct = run("generate", "a cat", "-n", 1, "--model", MINI, "--vqgan", VQGAN, "-o", "b.png")
     assert direct.code == 0
+
+
+def test_a_bart_from_the_hub_gets_the_published_vqgan(run, tmp_path, monkeypatch):
+    """Of a folder that has none it is said; of an id the VQGAN is fetched, too."""
+    alone = run("convert", MINI, "alone")
+    assert alone.code == 0 and "alone has no VQGAN" in alone.err
+    assert not (tmp_path / "alone/vqgan.safetensors").exists()
+
+    places = {"dalle-mini/dalle-mini": MINI, PUBLISHED_VQGAN: VQGAN}
+    monkeypatch.setattr("minidalle.checkpoints.locate", lambda source, **_: places[source])
+    whole = run("convert", "dalle-mini/dalle-mini", "whole")
+    assert (whole.code, whole.err) == (0, "")
+    assert (tmp_path / "whole/vqgan.safetensors").exists()
 
 
 def test_convert_drops_classes_on_demand(run, tmp_path):

@@ -17,10 +17,10 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_clip, native
 from minidalle.clip import CLIP, CLIPConfig, TransformersCLIP, contrastive_loss
+from minidalle.data import sources
 from minidalle.data.variations import move_and_zoom
 from minidalle.pipeline import MiniDalle, to_tensor
 from minidalle.tokenizer import ByteLevelBPE
-from minidalle.training import clip as clip_stage
 from minidalle.training.clip import (
     CLIPTask,
     CLIPTrainConfig,
@@ -385,7 +385,7 @@ def test_pickled_weights_are_not_read(their_folder, tmp_path):
 
 @pytest.fixture
 def few_emoji(monkeypatch):
-    monkeypatch.setattr(clip_stage, "EmojiDataset", FewEmoji)
+    monkeypatch.setattr(sources, "EmojiDataset", FewEmoji)
 
 
 def clip_task(loop=LOOP, clip=CLIP_64, **changes):

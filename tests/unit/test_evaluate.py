@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -373,6 +373,31 @@ def test_shapes_by_command(command):
     assert "ceiling_right" in command("--data", "shapes", "--captions", 7).out
 
 
+def test_shapes_are_drawn_as_asked(command, model, monkeypatch):
+    """And the figures say how; what is not said is as the checkpoint has it."""
+    seen, plain = [], MiniDalle.stream_pairs
+
+    def watched(self, pairs, sampling, prefix=None):
+        seen.append(sampling)
+        return plain(self, pairs, sampling, prefix)
+
+    monkeypatch.setattr(MiniDalle, "stream_pairs", watched)
+    knobs = ("--temperature", 0.5, "--top-k", 7, "--top-p", 0.9, "--condition-scale", 3)
+    asked = SamplingConfig(temperature=0.5, top_k=7, top_p=0.9, condition_scale=3.0)
+    for given, expected in (((), model.sampling), (knobs, asked)):
+        answer = json.loads(command("--data", "shapes", "--captions", 3, *given, "--json").out)
+        assert set(seen) == {expected}
+        assert {name: answer["oracle"][name] for name in asdict(expected)} == asdict(expected)
+        seen.clear()
+
+
+def test_emoji_are_drawn_as_asked(command):
+    arguments = ("--retrieval", "--captions", 2, "--seeds", 1, "--json")
+    plain = json.loads(command(*arguments).out)["retrieval"]
+    strong = json.loads(command(*arguments, "--condition-scale", 3).out)["retrieval"]
+    assert (plain["condition_scale"], strong["condition_scale"]) == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -387,6 +412,9 @@ def test_shapes_by_command(command):
         ("--data shapes --captions 0", "limit is 0"),
         ("--data shapes --retrieval", "for emoji"),
         ("--data shapes --split test", "for emoji"),
+        ("--temperature 0.5", "--temperature is about drawing; add --retrieval"),
+        ("--top-k 5 --split test", "--top-k is about drawing"),
+        ("--data shapes --condition-scale nan", "condition_scale is nan"),
     ],
 )
 def test_mistakes_are_said_before_a_model_is_loaded(run, monkeypatch, arguments, words):

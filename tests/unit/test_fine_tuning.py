@@ -213,7 +213,8 @@ def test_settings_that_the_guide_names_exist(run):
     assert len(named) > 10
     for name in named:
         refused = [
-            "no field is named" in run("train", *part, "--set", f"{name}=?", "--set", "steps=0").err
+            f"no field is named {name!r}"
+            in run("train", *part, "--set", f"{name}=?", "--set", "steps=0").err
             for part in (
                 ("tokenizer", "--run", "a"),
                 ("vqgan", "--run", "a"),

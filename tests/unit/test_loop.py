@@ -25,19 +25,12 @@ from training_helpers import (
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_vqgan, native
 from minidalle.clip import CLIPConfig
-from minidalle.training import bart as bart_stage
-from minidalle.training import clip as clip_stage
-from minidalle.training import vqgan as vqgan_stage
+from minidalle.data import sources
+from minidalle.training.average import WeightsEMA
 from minidalle.training.bart import BartTask, BartTrainConfig
 from minidalle.training.clip import CLIPTask, CLIPTrainConfig
-from minidalle.training.loop import (
-    LoopConfig,
-    WeightsEMA,
-    order_of_epoch,
-    samples_of_step,
-    seed_of,
-    train,
-)
+from minidalle.training.loop import train
+from minidalle.training.schedule import LoopConfig, order_of_epoch, samples_of_step, seed_of
 from minidalle.training.vqgan import VQGANTask, VQGANTrainConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
 
@@ -49,8 +42,7 @@ BART_16 = replace(BartConfig.tiny(), image_length=16, image_vocab_size=32, codeb
 
 @pytest.fixture
 def few_emoji(monkeypatch):
-    for stage in (vqgan_stage, bart_stage, clip_stage):
-        monkeypatch.setattr(stage, "EmojiDataset", FewEmoji)
+    monkeypatch.setattr(sources, "EmojiDataset", FewEmoji)
 
 
 # Averaged weights.
@@ -210,8 +202,45 @@ def test_processes_tell_each_other_gradients_once_a_step(monkeypatch, tmp_path):
 def test_a_part_whose_loss_is_no_number_is_named(tmp_path):
     task = ToyTask()
     task.y[9] = float("inf")
-    with pytest.raises(FloatingPointError, match=r"is inf in step \d \(samples \[9\]…\)"):
+    with pytest.raises(FloatingPointError, match=r"is inf in step \d \(samples 9\); lower"):
         train(task, replace(LOOP, accumulate=4), tmp_path)
+
+
+def test_a_gradient_that_is_no_number_is_not_followed(tmp_path):
+    """The loss is a number, its gradient is not: no step is taken, so the last state is still good.
+
+    Without names of its own, a task's samples are told by their numbers, no more than eight.
+    """
+    task = ToyTask()
+    loss = task.loss
+
+    def broken(model, batch):
+        value, metrics = loss(model, batch)
+        if len(task.history) == 4:  # in step 4; step 3 was the last that was saved
+            value = value + 0 * (value - value.detach()).sqrt()  # its slope at 0 is infinite
+        return value, metrics
+
+    task.loss = broken
+    with pytest.raises(FloatingPointError) as error:
+        train(task, replace(LOOP, batch_size=12), tmp_path)
+    step = ", ".join(map(str, samples_of_step(4, 24, replace(LOOP, batch_size=12)).tolist()[:8]))
+    assert str(error.value) == (
+        f"the gradient is nan in step 4 (samples {step} and 4 more); lower the learning rate, or "
+        f"look at these samples: {tmp_path / 'checkpoint.pt'} of step 3 is still good"
+    )
+    assert_equal_states(task.history[-1], state_of(task.model))
+    assert checkpoint_of(tmp_path)["step"] == 3
+
+
+def test_samples_are_called_as_the_task_calls_them(tmp_path):
+    """Of the part that was no good only."""
+    task = ToyTask()
+    task.sample_names = lambda indices: [f"{i}.png" for i in indices.tolist()]
+    task.y[:] = float("nan")
+    first = samples_of_step(0, 24, LOOP).tolist()
+    with pytest.raises(FloatingPointError, match=rf"step 0 \(samples {first[0]}.png, {first[1]}.p"):
+        train(task, replace(LOOP, accumulate=2), tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_parts_that_cannot_be(few_emoji, tmp_path):
@@ -229,6 +258,10 @@ def test_parts_that_cannot_be(few_emoji, tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"must be 1 for {type(task).__name__}"):
             train(task, loop, run)
+    with pytest.raises(ValueError, match=r"it must divide .* 4; accumulate is 3; it must be 1"):
+        task = ToyTask()
+        task.splits_batches = False
+        train(task, replace(LOOP, accumulate=3), run)
     assert not run.exists()
 
 

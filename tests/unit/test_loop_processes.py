@@ -1,6 +1,7 @@
 """The loop in two processes: CLIP, batches in parts, averaged weights, all as in one process.
 
-This file is also the script that runs in those processes: `test_loop_processes.py FOLDER`.
+This file is also the script that runs in those processes: `test_loop_processes.py FOLDER`. With
+`apart` after it, every process has a run folder of its own, as on machines that share no disk.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from training_helpers import LOOP, FewEmoji, ToyTask, checkpoint_of, losses_of
 
 from minidalle.clip import CLIPConfig
-from minidalle.training import clip as clip_stage
+from minidalle.data import sources
 from minidalle.training import loop as training_loop
 from minidalle.training.clip import CLIPTask, CLIPTrainConfig
 from minidalle.training.processes import gather_rows, part_company
@@ -82,7 +83,7 @@ def gather_numbers() -> list[list[list[float]]]:
 
 
 def main(folder: Path) -> None:
-    clip_stage.EmojiDataset, training_loop.WeightsEMA = FewEmoji, WatchedAverage
+    sources.EmojiDataset, training_loop.WeightsEMA = FewEmoji, WatchedAverage
     found = {stage: train_stage(stage, folder) for stage in LOOPS} | {"numbers": gather_numbers()}
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(json.dumps(found))
@@ -90,17 +91,28 @@ def main(folder: Path) -> None:
     assert not dist.is_initialized()
 
 
+def train_apart(folder: Path) -> None:
+    """Train with a run folder that the other process cannot see."""
+    rank = os.environ.get("RANK", "0")
+    training_loop.train(ToyTask(), STEPS, folder / f"machine-{rank}")
+    part_company()
+
+
 # The tests.
+
+
+def start(count: int, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """Run the script in so many processes to its end; if they wait for each other, not for ever."""
+    command = [sys.executable]
+    if count > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command += [__file__, *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
 
 
 def in_processes(count: int, folder: Path) -> dict[str, list]:
     """What the script prints: by stage, a list of what each process found."""
-    command = [sys.executable]
-    if count > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    done = subprocess.run(
-        [*command, __file__, str(folder)], env=ENVIRONMENT, capture_output=True, text=True
-    )
+    done = start(count, folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -141,6 +153,21 @@ def test_two_processes_give_one_processes_average(one, two, folder):
     assert average == fingerprint(averages[1]) != weights
 
 
+def test_machines_that_share_no_disk_do_not_go_on_apart(tmp_path):
+    """Who has no checkpoint would begin at step 0 while the others wait: said, and stopped."""
+    assert start(2, tmp_path, "apart").returncode == 0
+    last = tmp_path / "machine-0/checkpoint.pt"
+    assert last.exists() and not (tmp_path / "machine-1/checkpoint.pt").exists()
+    before = last.read_bytes()
+    done = start(2, tmp_path, "apart")
+    assert done.returncode != 0
+    assert "process 0 found that of step 12, process 1 none. The run folder must" in done.stderr
+    assert last.read_bytes() == before
+    (tmp_path / "machine-1").mkdir(exist_ok=True)
+    (tmp_path / "machine-1/checkpoint.pt").write_bytes(before)  # as the message says
+    assert start(2, tmp_path, "apart").returncode == 0
+
+
 def test_rows_are_gathered_in_the_batchs_order(one, two):
     """Every process has them all; a row's gradient is the sum over the processes' losses."""
     assert one["numbers"] == [[[0, 1, 2, 3, 4, 5], [1, 2, 4, 8, 16, 32]]]
@@ -149,4 +176,4 @@ def test_rows_are_gathered_in_the_batchs_order(one, two):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (train_apart if sys.argv[2:] == ["apart"] else main)(Path(sys.argv[1]))

@@ -1,14 +1,30 @@
 """A run's folder: who may go on in it, and what it holds when the disk is full."""
 
 import json
+import re
+import resource
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from training_helpers import LOOP, InnerConfig, ToyConfig, ToyTask, lines_of
+from training_helpers import (
+    LOOP,
+    InnerConfig,
+    Stop,
+    ToyConfig,
+    ToyTask,
+    assert_equal_states,
+    lines_of,
+    stop_at,
+)
 
 from minidalle.training.loop import train
-from minidalle.training.run_folder import forget_later_metrics, start_run_folder
+from minidalle.training.run_folder import (
+    append_metrics,
+    forget_later_metrics,
+    start_run_folder,
+)
 
 SHORT = replace(LOOP, steps=2, evaluate_every=2)
 
@@ -81,7 +97,7 @@ def test_every_changed_setting_is_named(run):
         start(run, replace(SHORT, batch_size=6, seed=1), ToyConfig(InnerConfig(7)))
     assert str(error.value) == (
         f"{run} was started with other settings: loop.batch_size was 4, is 6; loop.seed was 0, "
-        "is 1; task.inner.width was 5, is 7. Use another folder"
+        "is 1; task.inner.width was 5, is 7. Use another folder, by --run"
     )
     assert (run / "run.json").read_text() == before
 
@@ -152,10 +168,83 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error:
         train(ToyTask(), LOOP, tmp_path)
     last = tmp_path / "checkpoint.pt"
-    assert str(error.value) == (
-        f"{last} of step 6 could not be written: no space left; {last} of step 3 is still good"
-    )
+    pattern = r"(.+) of step 6 could not be written, with \d+\.\d MB left on the disk: no space "
+    message = re.fullmatch(pattern + r"left; (.+) of step 3 is still good", str(error.value))
+    assert message.groups() == (str(last), str(last))
     assert torch.load(last, weights_only=True)["step"] == 3
     assert not list(tmp_path.glob(".*.part"))
     train(ToyTask(), LOOP, tmp_path)
     assert times == [3, 6, 6, 8]
+
+
+@contextmanager
+def files_of_at_most(size):
+    """The system refuses to let a file grow beyond `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_the_system_stops_a_checkpoint_in_the_middle(share, tmp_path):
+    """No stand-in for torch.save: it is cut off. The last one is whole, and the run goes on."""
+    last = tmp_path / "run" / "checkpoint.pt"
+    with pytest.raises(Stop):
+        train(stop_at(ToyTask(), 4), LOOP, last.parent)  # saved after three steps
+    before = last.read_bytes()
+    most = max(int(share * len(before)), 2048)  # the log and the settings still fit
+    assert most < len(before)
+    with files_of_at_most(most), pytest.raises(OSError) as error:
+        train(ToyTask(), LOOP, last.parent)
+    assert str(error.value).startswith(f"{last} of step 6 could not be written, with ")
+    assert str(error.value).endswith(f"; {last} of step 3 is still good")
+    assert last.read_bytes() == before
+    assert not list(last.parent.glob(".*.part"))
+
+    resumed, calm = ToyTask(), ToyTask()
+    train(resumed, LOOP, last.parent)
+    train(calm, LOOP, tmp_path / "calm")
+    assert_equal_states(resumed.model.state_dict(), calm.model.state_dict())
+    assert [line["step"] for line in lines_of(last.parent) if "loss" in line] == [*range(1, 9)]
+
+
+def test_a_log_that_cannot_be_written_is_named(run):
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"metrics\.jsonl: the line of step 3 could not be written"):
+        append_metrics(run, 3, {"loss": 1.0})
+
+
+def test_a_state_with_nan_in_it_is_not_saved(tmp_path):
+    """It came after the step: from a codebook's average, say, which no gradient shows."""
+    task = ToyTask()
+    after_step = task.after_step
+
+    def broken(step, accelerator):
+        after_step(step, accelerator)
+        if step == 5:
+            task.model.level[1] = float("nan")
+
+    task.after_step = broken
+    last = tmp_path / "checkpoint.pt"
+    with pytest.raises(FloatingPointError) as error:
+        train(task, LOOP, tmp_path)
+    assert str(error.value) == (
+        "model.level has nan in it after step 6, which is not saved; lower the learning rate: "
+        f"{last} of step 3 is still good"
+    )
+    assert torch.load(last, weights_only=True)["step"] == 3
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "zeros"])
+def test_a_damaged_checkpoint_is_named(damage, run):
+    """As a crash of the whole machine may leave it."""
+    path = run / "checkpoint.pt"
+    data = path.read_bytes()
+    left = {"half": data[: len(data) // 2], "empty": b"", "zeros": bytes(len(data))}
+    path.write_bytes(left[damage])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a whole checkpoint \(.+\)\. It was"):
+        train(ToyTask(), SHORT, run)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import load_bart, load_tokenizer, load_vqgan
+from minidalle.memory import drawn_at_once
 from minidalle.pictures import GREY, image_grid, to_pil
 from minidalle.pipeline import MiniDalle
 from minidalle.sampling import SamplingConfig
@@ -226,6 +227,31 @@ def test_other_refusals(model, tmp_path):
     with pytest.raises(ValueError, match="not a pair"):
         other = VQGAN(VQGANConfig(**{**VQGANConfig.tiny().__dict__, "n_embed": 32}))
         MiniDalle(bart=model.bart, vqgan=other, tokenizer=model.tokenizer)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 100])
+def test_batches_that_fit_hold_the_same_pictures(model, most):
+    whole = model.generate(["red apple", "cat"], n=3, seed=4, temperature=1.2)
+    parts = model.generate(["red apple", "cat"], n=3, seed=4, temperature=1.2, max_batch=most)
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert one.seeds == other.seeds
+
+
+def test_little_memory_is_foreseen(model, monkeypatch):
+    """Memory for two pictures: three are drawn in two batches, a stream of three is refused."""
+    each = drawn_at_once(model.bart.config, torch.float32, 2**40)  # so many in a TiB
+    monkeypatch.setattr("minidalle.pipeline.free_memory", lambda device: 2 * 2**40 // each + 10)
+    assert model.most_at_once() == 2
+    whole = model.generate("red apple", n=3, seed=4)
+    assert len(whole.images) == 3
+    with pytest.raises(
+        MemoryError, match="3 pictures together do not fit in the free memory, 2 do"
+    ):
+        model.stream("red apple", n=3)
+    monkeypatch.setattr("minidalle.pipeline.free_memory", lambda device: 1000)
+    with pytest.raises(MemoryError, match="besides the weights, 0 MiB are free"):
+        model.generate("red apple")
 
 
 def test_published_layout_end_to_end():

@@ -1,6 +1,7 @@
 """What can be trained on: each kind of data, what is held out of it, and what is wrong with it."""
 
 import json
+import re
 import tarfile
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from training_helpers import Stop
 
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_tokenizer, load_vqgan, native
+from minidalle.clip import CLIPConfig
 from minidalle.data import sources
 from minidalle.data.emoji import EmojiDataset
 from minidalle.data.encode import encode_to_shards
@@ -19,6 +21,7 @@ from minidalle.data.sources import open_source, some_pictures
 from minidalle.data.stream import is_shards
 from minidalle.pipeline import MiniDalle
 from minidalle.training.bart import BartTask, BartTrainConfig
+from minidalle.training.clip import CLIPTask, CLIPTrainConfig
 from minidalle.training.loop import LoopConfig, train
 from minidalle.training.vqgan import VQGANTask, VQGANTrainConfig
 from minidalle.vqgan import VQGAN, VQGANConfig
@@ -209,6 +212,67 @@ def test_token_shards_go_on_at_a_shard_boundary(pictures, vqgan, tmp_path, caplo
     assert [line["shard"] for line in lines_of(tmp_path / "run") if "shard" in line][-2:] == [2, 3]
     third = torch.cat([t for _, t in calm])[12:16]
     assert torch.equal(seen[0][1], third)
+
+
+def test_a_bad_batch_is_named_by_its_files_and_by_its_shard(pictures, vqgan, tmp_path):
+    """Pictures by their paths, variations as their picture; samples of shards by shard and key."""
+    encode_to_shards(
+        FolderDataset(pictures, 32), load_vqgan(vqgan), tmp_path / "tokens", per_shard=6
+    )
+    config = BartTrainConfig(vqgan=str(vqgan), bart=BartConfig.tiny(), variations=1)
+    for data, name in (("pictures", r"0\d\d\.png"), ("tokens", r"\S+/0\d+\.tar: \S+")):
+        task = BartTask(replace(config, data=str(tmp_path / data)), LOOP)
+        torch.nn.init.constant_(task.model.lm_head.weight, float("nan"))
+        with pytest.raises(FloatingPointError) as error:
+            train(task, LOOP, tmp_path / f"run-{data}")
+        found = re.fullmatch(
+            rf"the loss is nan in step 0 \(samples ({name}), ({name}), ({name}), ({name})\); lower "
+            "the learning rate, or look at these samples: no checkpoint yet; what the run was "
+            "started from is still good",
+            str(error.value),
+        )
+        assert found, error.value
+        if data == "tokens":
+            (shard, key), *_ = (name.split(": ") for name in found.groups())
+            with tarfile.open(shard) as archive:
+                assert f"{key}.tokens.npy" in archive.getnames()
+
+
+def test_sources_of_ones_own(vqgan, tmp_path):
+    """In the place of what `data` names, whose files are not looked for; run.json says so."""
+
+    class Walls(sources.Source):
+        def __init__(self, *names):
+            self.walls = names
+
+        @property
+        def captions(self):
+            return [[f"a {name} wall"] for name in self.walls]
+
+        def __len__(self):
+            return len(self.walls)
+
+        def pictures(self, indices):
+            colours = torch.tensor([COLOURS[self.walls[i]] for i in indices]) / 255
+            return colours[:, :, None, None].expand(-1, 3, 32, 32).clone()
+
+        def caption(self, index, generator=None):
+            return self.captions[index][0]
+
+    given = Walls("red", "green", "blue"), Walls("black")
+    common = {"data": "no such folder"}
+    clip = CLIPConfig.tiny()
+    for name, task in {
+        "vqgan": VQGANTask(VQGANTrainConfig(vqgan=TINY, **common), LOOP, given),
+        "bart": BartTask(
+            BartTrainConfig(vqgan=str(vqgan), bart=BartConfig.tiny(), **common), LOOP, given
+        ),
+        "clip": CLIPTask(CLIPTrainConfig(clip=clip, **common), LOOP, given),
+    }.items():
+        train(task, LOOP, tmp_path / name)
+        assert task.validation is given[1] and len(task) == 3
+        settings = json.loads((tmp_path / name / "run.json").read_text())
+        assert settings["task"]["data"] == "sources given in Python"
 
 
 def test_a_vqgan_learns_from_picture_shards(pictures, tmp_path):

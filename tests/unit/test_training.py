@@ -13,12 +13,14 @@ from training_helpers import FewEmoji, Stop, stop_at
 
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_bart, load_vqgan, native
+from minidalle.data import sources
 from minidalle.pipeline import MiniDalle
-from minidalle.training import bart as bart_stage
-from minidalle.training import vqgan as vqgan_stage
 from minidalle.training.bart import BartTask, BartTrainConfig, swap_tokens
+from minidalle.training.clip import CLIPTrainConfig
 from minidalle.training.evaluate import evaluate_bart, evaluate_vqgan, psnr
-from minidalle.training.loop import LoopConfig, learning_rate_factor, samples_of_step, train
+from minidalle.training.loop import LoopConfig, train
+from minidalle.training.losses import LossConfig
+from minidalle.training.schedule import learning_rate_factor, samples_of_step
 from minidalle.training.settings import with_settings
 from minidalle.training.vqgan import CodebookEMA, VQGANTask, VQGANTrainConfig, jitter
 from minidalle.vqgan import VQGAN, VQGANConfig
@@ -38,8 +40,7 @@ BART_16 = replace(BartConfig.tiny(), image_length=16, image_vocab_size=32, codeb
 
 @pytest.fixture(autouse=True)
 def few_emoji(monkeypatch):
-    monkeypatch.setattr(vqgan_stage, "EmojiDataset", FewEmoji)
-    monkeypatch.setattr(bart_stage, "EmojiDataset", FewEmoji)
+    monkeypatch.setattr(sources, "EmojiDataset", FewEmoji)
 
 
 def vqgan_task(loop=LOOP, **changes):
@@ -247,6 +248,62 @@ def test_settings_by_name():
     ]:
         with pytest.raises(ValueError, match=message):
             with_settings(VQGANTrainConfig.presets()["emoji"], [setting])
+
+
+def test_settings_that_are_wrong_are_named_together():
+    """Of both dataclasses and of those inside: unknown, unreadable, refused. Each once."""
+    with pytest.raises(ValueError) as error:
+        with_settings(
+            BartTrainConfig.presets()["emoji"],
+            [
+                *("steps=0", "btch_size=4", "lr=fast", "swap_at_most=2", "precision", "stps=1"),
+                *("precision=fp8", "temperature=-1", "label_spread=-1"),
+            ],
+        )
+    problems = [
+        "setting 'precision': expected name=value",
+        "setting lr=fast: expected float",
+        "temperature is -1.0",
+        "label_spread is -1.0; it must be at least 0",
+        "swap_at_most is 2.0; it must be from 0 to 1",
+        "steps is 0; it must be at least 1",
+        "precision is 'fp8'; it must be 'no' or 'bf16'",
+        "no field is named 'btch_size'; did you mean 'batch_size'?",
+        "no field is named 'stps'; did you mean 'steps'? There are: accumulate, batch_size, ",
+    ]
+    message = str(error.value)
+    places = [message.index(problem) for problem in problems]
+    assert places == sorted(places)
+    assert all(message.count(problem) == 1 for problem in problems)
+
+
+def test_settings_that_are_possible_only_together():
+    """Neither could be set before the other: 8 pixels for each place, of a side of 60."""
+    together = ["resolution=60", "ch_mult=(1, 1)"]
+    for settings in (together, together[::-1]):
+        task, _ = with_settings(VQGANTrainConfig.presets()["emoji"], settings)
+        assert (task.vqgan.resolution, task.vqgan.factor) == (60, 4)
+    with pytest.raises(ValueError, match="60 is not divisible by 8"):
+        with_settings(VQGANTrainConfig.presets()["emoji"], together[:1])
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        (LoopConfig, {"batch_size": 0, "warmup_steps": -1, "grad_clip": 0.0, "weights_ema": 1.0}),
+        (BartTrainConfig, {"lr": 0.0, "weight_decay": -1.0, "optimizer": "sgd", "variations": -1}),
+        (VQGANTrainConfig, {"lr": float("nan"), "revive_every": 0, "ema_decay": 2.0}),
+        (VQGANTrainConfig, {"revive_below": -0.1, "jitter_until": -1.0, "max_shift": -1}),
+        (CLIPTrainConfig, {"lr": -1.0, "max_shift": -1.0, "max_zoom": 1.0}),
+        (LossConfig, {"l1_weight": -1.0, "discriminator_width": 40, "discriminator_lr": 0.0}),
+    ],
+)
+def test_fields_that_are_wrong_are_named_together(config, wrong):
+    with pytest.raises(ValueError) as error:
+        config(**wrong)
+    for name, value in wrong.items():
+        assert f"{name} is {value!r}; it must be" in str(error.value)
+    assert str(error.value).count("; it must be") == len(wrong)
 
 
 class LinearTask:

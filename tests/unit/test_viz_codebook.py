@@ -33,6 +33,19 @@ def test_a_tile_is_the_middle_of_a_picture_full_of_its_code(vqgan):
     torch.testing.assert_close(smaller[5], picture[:, 8:16, 8:16], atol=1e-5, rtol=0)
 
 
+def test_a_tile_in_use_is_the_mean_of_what_stands_where_its_code_does(vqgan, images):
+    ids = vqgan.encode(images)
+    tiles = codebook.tiles_in_use(vqgan, ids, batch=3)
+    drawn = vqgan.decode(ids).clamp(0, 1)
+    for code in range(64):
+        places = (ids == code).nonzero().tolist()
+        patches = [drawn[i, :, n // 4 * 8 :, n % 4 * 8 :][:, :8, :8] for i, n in places] or [
+            torch.zeros(3, 8, 8)
+        ]
+        torch.testing.assert_close(tiles[code], torch.stack(patches).mean(0), atol=1e-5, rtol=0)
+    assert 1 < len(ids.unique()) < 64  # so that both were seen
+
+
 def test_counts_are_those_of_all_tokens(vqgan, images):
     ids = vqgan.encode(images)
     counts = codebook.code_counts(vqgan, images, batch=3)
@@ -45,6 +58,7 @@ def test_a_model_in_bfloat16_has_tiles_and_counts(images):
     torch.manual_seed(0)
     half = VQGAN(replace(VQGANConfig.tiny(), n_embed=8)).eval().bfloat16()
     assert codebook.code_tiles(half).dtype == torch.float32
+    assert codebook.tiles_in_use(half, half.encode(images.bfloat16())).dtype == torch.float32
     assert codebook.code_counts(half, images).sum() == 7 * 16
 
 

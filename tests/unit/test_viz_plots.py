@@ -124,6 +124,15 @@ def test_show_images_places_them_row_by_row():
     assert [y for _, y in corners] == sorted((y for _, y in corners), reverse=True)
 
 
+def test_only_rows_with_titles_take_room_for_them():
+    def height(titles):
+        return plots.show_images(PICTURES[:4], titles=titles, columns=2).get_size_inches()[1]
+
+    none, first, both = height(None), height(["a", "", "", ""]), height(["a", "", "", "b"])
+    assert height([""] * 4) == none < first < both
+    assert both - first == pytest.approx(first - none)
+
+
 def test_show_images_refuses_what_it_cannot_show():
     with pytest.raises(ValueError, match="2 titles for 5"):
         plots.show_images(PICTURES, titles=["a", "b"])
@@ -175,6 +184,9 @@ def test_attention_map_shows_the_weights_from_zero():
     np.testing.assert_allclose(image.get_array(), weights)
     assert image.get_clim()[0] == 0
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    figure = plots.attention_map(weights, xlabel="next", ylabel="letter", label="share")
+    axes, bar = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("next", "letter", "share")
 
 
 def test_attention_over_picture_colours_the_place_that_is_looked_at():
@@ -196,6 +208,25 @@ def test_curves_take_ys_and_pairs_and_tensors():
     ]  # fmt: skip
 
 
+def test_whole_numbers_have_whole_ticks():
+    def ticks(xs):
+        axes = plots.curves({"a": (xs, xs)}, xlabel="x", ylabel="y").axes[0]
+        return axes.get_xticks()
+
+    assert all(tick == round(tick) for tick in ticks(np.arange(20)))
+    assert any(tick != round(tick) for tick in ticks(np.linspace(0, 1, 5)))
+
+
+def test_logarithmic_axes_within_a_decade_have_plain_numbers():
+    def texts(ys):
+        axes = plots.curves({"a": ys}, xlabel="x", ylabel="y", log_y=True).axes[0]
+        axes.figure.draw_without_rendering()
+        return [label.get_text() for label in axes.get_yticklabels(which="both")]
+
+    assert {"0.5", "0.6", "0.7"} <= set(texts([0.5, 0.74]))
+    assert not {"0.5", "5", "50"} & set(texts([0.5, 50]))
+
+
 def test_logit_histogram_shows_what_is_drawn_from():
     kept = filter_logits(LOGITS[None], SamplingConfig(temperature=0.5, top_k=3))[0]
     before, after = plots.logit_histogram(LOGITS, kept=kept, top=10).axes[0].containers
@@ -212,9 +243,28 @@ def test_logit_histogram_shows_what_is_drawn_from():
     np.testing.assert_allclose([bar.get_height() for bar in masked][:3], expected, atol=1e-6)
 
 
+def test_logit_histogram_without_a_filter_has_one_colour():
+    axes = plots.logit_histogram(LOGITS, top=10).axes[0]
+    (bars,) = axes.containers
+    probabilities = LOGITS.softmax(0).sort(descending=True).values
+    np.testing.assert_allclose([bar.get_height() for bar in bars], probabilities[:10], atol=1e-6)
+    assert axes.get_legend() is None
+
+
 def test_bars_too_low_to_be_seen_are_labelled_in_short():
     figure = plots.bars({"a": [0.5, 7.5e-07], "b": [0.0, 0.25]}, ylabel="p", groups=["x", "y"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.5", "≈0", "0", "0.25"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["x", "y"]
+    colours = [bar[0].get_facecolor() for bar in figure.axes[0].containers]
+    assert [key.get_facecolor() for key in legend.get_patches()] == colours[:2]
+
+
+def test_bars_are_labelled_as_finely_as_the_tallest_allows():
+    figure = plots.bars({"a": [1.311, 1.0], "b": [0.9214, 0.092]}, ylabel="d", groups=["x", "y"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.31", "1", "0.92", "0.09"]
+    figure = plots.bars({"a": 0.0, "b": 0.0}, ylabel="d")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "0"]
 
 
 def test_bars_show_means_with_their_values():

@@ -1,25 +1,17 @@
-"""Speed and memory, measured.
+"""The speed of training, told as a ratio.
 
-Peak memory is what this process held in RAM at the most while something ran, above what it held
-before: Python, torch and the imports do not count. Measure in a fresh process, as `minidalle bench`
-does, since memory that was freed before may be used again unseen.
-
-The speed of training is told as a ratio: one step of our Bart against one of transformers'
-BartForConditionalGeneration with as many parameters, on the same batch, taking turns. So what else
-the machine does slows both alike.
+One step of our Bart against one of transformers' BartForConditionalGeneration with as many
+parameters, on the same batch, taking turns. So what else the machine does slows both alike.
 """
 
 from __future__ import annotations
 
 import math
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,53 +19,13 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-import minidalle
 from minidalle.bart import Bart, BartConfig
-from minidalle.checkpoints import find_barts, load_bart, load_vqgan, to_device, to_dtype
-from minidalle.checkpoints.convert import convert
+from minidalle.bench.common import machine, parameter_count, per_round, spread
+from minidalle.checkpoints import to_device
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SIZES = ("tiny", "emoji", "mini", "mega")  # presets of BartConfig
 FFN_DIMS = ("encoder_ffn_dim", "decoder_ffn_dim")
 WARM_UP = 2  # rounds that do not count: memory is set aside, the optimizer makes its state
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What something took."""
-
-    seconds: float
-    peak_bytes: int  # above what the process held before
-
-
-def measure(work: Callable[[], Any]) -> Measured:
-    """Run something once; OSError where the system does not tell a process's peak memory."""
-    if not STATUS.exists():
-        raise OSError(f"peak memory is read from {STATUS}, which {sys.platform} does not have")
-    RESET.write_text("5")  # the high-water mark starts again from here
-    before, start = status("VmRSS"), time.perf_counter()
-    kept = work()  # held until the mark is read
-    seconds, peak = time.perf_counter() - start, status("VmHWM") - before
-    del kept
-    return Measured(seconds, peak)
-
-
-def status(field: str) -> int:
-    """A number of bytes that Linux keeps for this process."""
-    [line] = [line for line in STATUS.read_text().splitlines() if line.startswith(field)]
-    return int(line.split()[1]) * 1024
-
-
-def bench_load(path: Path, dtype: str) -> dict[str, Any]:
-    """Load the Bart, or else the VQGAN, of a checkpoint."""
-    load = load_bart if find_barts(path) else load_vqgan
-    return {"load": str(path), "dtype": dtype, **asdict(measure(lambda: load(path, dtype=dtype)))}
-
-
-def bench_convert(path: Path, folder: Path, dtype: str) -> dict[str, Any]:
-    """Convert a checkpoint to a folder of ours."""
-    done = measure(lambda: convert(path, folder, dtype=to_dtype(dtype)))
-    return {"convert": str(path), "dtype": dtype, **asdict(done)}
 
 
 def bench_train(
@@ -310,40 +262,3 @@ def take_turns(
             if turn >= WARM_UP:
                 seconds[name].append(taken)
     return seconds, first
-
-
-def per_round(a: list[float], b: list[float]) -> list[float]:
-    """a over b, round by round."""
-    return [x / y for x, y in zip(a, b, strict=True)]
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """The median and the quartiles."""
-    shares = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    low, median, high = torch.tensor(values, dtype=torch.float64).quantile(shares).tolist()
-    return {"median": median, "low": low, "high": high}
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": processor(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "minidalle": minidalle.__version__,
-    }
-
-
-def processor() -> str:
-    """The processor's name, as well as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Speed and memory, measured: loading and converting, training, generation."""

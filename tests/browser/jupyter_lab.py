@@ -1,0 +1,113 @@
+"""A real JupyterLab on this machine, without network, and what a reader does in it."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+WAIT = 300_000  # milliseconds, for everything: the machine may be busy
+NOTIFICATIONS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Start a JupyterLab of its own; gives its address, and the folder that it shows."""
+    (folder / "notebooks").mkdir()
+    settings = folder / "jupyter_config_dir/lab/user-settings" / NOTIFICATIONS
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    own = {
+        name: str(folder / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
+    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    command += ["--LabApp.extension_manager=readonly", "--ServerApp.disable_check_xsrf=True"]
+    log = folder / "log"
+    with open(log, "w") as file:
+        lab = subprocess.Popen(command, stderr=file, env=os.environ | own)
+    try:
+        yield address(lab, log), folder / "notebooks"
+    finally:
+        lab.terminate()
+        lab.wait()
+
+
+def address(lab: subprocess.Popen, log: Path) -> str:
+    """Where the server listens, once it says so."""
+    end = time.monotonic() + WAIT / 1000
+    while lab.poll() is None and time.monotonic() < end:
+        if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/", log.read_text()):
+            return found[0]
+        time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab does not start:\n{log.read_text()}")
+
+
+def run_first_cell(page) -> None:
+    """Run it, and again where JupyterLab forgot it, which it does while the kernel starts."""
+    prompt = page.locator(".jp-Notebook .jp-InputPrompt").first
+    prompt.wait_for()
+    end = time.monotonic() + WAIT / 1000
+    while not re.search(r"\d", shown := prompt.inner_text()):
+        assert time.monotonic() < end, f"the cell was not run: {shown}"
+        if "*" not in shown:
+            page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+            page.keyboard.press("Shift+Enter")
+        page.wait_for_timeout(1000)
+
+
+def restart_and_run_all(page, timeout: int = 2 * WAIT) -> None:
+    """The toolbar's ⏭, its question answered, and the wait until every cell has run."""
+    status = page.locator(".jp-Notebook-ExecutionIndicator")
+    prompts = page.locator(".jp-Notebook .jp-InputPrompt")
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+
+    def runs() -> bool:
+        return "*" in "".join(prompts.all_inner_texts()) or is_busy()
+
+    def is_busy() -> bool:
+        return status.get_attribute("data-status") != "idle"
+
+    def ask_until_it_runs() -> bool:  # JupyterLab forgets it while the kernel starts
+        page.locator('[data-command="notebook:restart-run-all"]').first.click()
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        page.wait_for_timeout(5000)
+        return runs()
+
+    wait_until(status, ask_until_it_runs)
+    wait_until(status, lambda: not runs(), timeout)
+
+
+def picture(widget):
+    """The widget's picture, once there is one."""
+    image = widget.locator("img.widget-image")
+    image.wait_for()
+    wait_until(image, lambda: (image.get_attribute("src") or "").startswith("blob:"))
+    return image
+
+
+def changes(image, act: Callable[[], object]) -> None:
+    """Do something, and wait until another picture is shown."""
+    before = image.get_attribute("src")
+    act()
+    wait_until(image, lambda: image.get_attribute("src") != before)
+    assert image.evaluate("async image => (await image.decode(), image.naturalWidth)") > 0
+
+
+def wait_until(place, holds: Callable[[], bool], timeout: int = WAIT) -> None:
+    """Wait until something holds, at most `timeout` milliseconds; place: a locator, to name it."""
+    end = time.monotonic() + timeout / 1000
+    while not holds():
+        assert time.monotonic() < end, f"waited in vain, at {place}"
+        place.page.wait_for_timeout(100)
+
+
+def slide(widget, number: int) -> None:
+    """Move a slider one step to the right, by its handle."""
+    handle = widget.locator(".widget-slider .noUi-handle").nth(number)
+    handle.focus()
+    handle.press("ArrowRight")

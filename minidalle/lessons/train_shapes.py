@@ -3,7 +3,7 @@
     python -m minidalle.lessons.train_shapes           into the package's pretrained/ folder
     python -m minidalle.lessons.train_shapes --into runs
 
-It takes about 45 minutes on one CPU core. The runs are kept in `runs-shapes/` of the folder that
+It takes about half an hour on one CPU core. The runs are kept in `runs-shapes/` of the folder that
 you are in; the same command goes on after a crash.
 """
 
@@ -33,10 +33,10 @@ BART = BartConfig(
     d_model=96, encoder_layers=2, decoder_layers=3, encoder_ffn_dim=256, decoder_ffn_dim=256,
     encoder_attention_heads=4, decoder_attention_heads=4, encoder_vocab_size=512,
     codebook_size=128, image_vocab_size=128, image_length=64, max_text_length=16,
-    normalize_text=False,
+    dropout=0.1, normalize_text=False,
 )  # fmt: skip
 SAMPLING = SamplingConfig(temperature=0.3, condition_scale=2.0)
-SCENES = 40_000  # that Bart learns from; the VQGAN needs fewer
+SCENES = 100_000  # that Bart learns from; the VQGAN needs fewer
 
 
 def train_vqgan() -> Path:
@@ -56,7 +56,7 @@ def train_bart(vqgan: Path) -> Path:
         label_spread=0.5, swap_at_most=0.6,
     )  # fmt: skip
     loop = LoopConfig(
-        steps=9000, batch_size=48, warmup_steps=100, precision="no", weights_ema=0.997, seed=5
+        steps=4500, batch_size=48, warmup_steps=100, precision="no", weights_ema=0.998, seed=5
     )
     known = ShapesSource(ShapesDataset(SCENES, 0), VQGAN.resolution)
     held_out = ShapesSource(ShapesDataset(SHAPES_HELD_OUT, 1, "held_out"), VQGAN.resolution)

@@ -38,13 +38,13 @@ WAIT = 120  # seconds, for everything: the machine may be busy
 class Slow(MiniDalle):
     """A model that takes its time for each token, and knows how many it has drawn."""
 
-    drawn, pause = 0, 0.0
+    drawn, pause, slow_prompt = 0, 0.0, ""
     sleep = staticmethod(time.sleep)
 
-    def stream_batch(self, *args):
-        for tokens in super().stream_batch(*args):
+    def stream_batch(self, prompts, *args):
+        for tokens in super().stream_batch(prompts, *args):
             self.drawn += 1
-            self.sleep(self.pause)
+            self.sleep(1.0 if prompts == [self.slow_prompt] else self.pause)
             yield tokens
 
 
@@ -496,15 +496,14 @@ def test_gradio_client_gets_the_finished_pictures(served):
 def test_who_goes_away_frees_the_model(call, served):
     _, (model, _), _ = served
     length = model.bart.config.image_length
-    model.drawn, model.pause = 0, 1.0
+    model.drawn, model.slow_prompt = 0, "long"
     try:
         with httpx.stream("GET", call.start("generate", prompt="long"), timeout=WAIT) as stream:
             next(events(stream))
-        model.pause = 0.0  # for the next ones: a step of the first is still under way
         assert call("generate", prompt="next")[-1]["step"] == length
         assert model.drawn < 2 * length, "the abandoned pictures were drawn to the end"
     finally:
-        model.pause = 0.0
+        model.slow_prompt = ""
 
 
 def test_people_wait_in_one_line_in_the_order_they_came(call, served):

@@ -33,13 +33,14 @@ class MemoryNeeded:
     """Bytes that drawing n pictures takes."""
 
     weights: int  # of all parts, in the precision computed in
-    cache: int  # keys and values of text and image tokens, and logits; freed before decoding
+    cache: int  # keys and values of text and image tokens; freed before pictures are decoded
+    logits: int  # while tokens are drawn
     pictures: int  # feature maps while the VQGAN decodes
 
     @property
     def peak(self) -> int:
         """The most that is held at one time."""
-        return self.weights + max(self.cache, self.pictures)
+        return self.weights + max(self.cache + self.logits, self.pictures)
 
 
 def memory_needed(
@@ -55,20 +56,29 @@ def memory_needed(
 
     parameters: of all parts together; see `parameter_count`.
     """
-    cache = pictures = 0
+    cache = logits = pictures = 0
     if bart is not None:
-        text = 2 * 2 * bart.decoder_layers * bart.max_text_length * bart.d_model * dtype.itemsize
-        cache = text + n * picture_bytes(bart, dtype)
+        cache = text_bytes(bart, dtype) + n * picture_bytes(bart, dtype)
+        logits = n * logits_bytes(bart)
     if vqgan is not None:
         pictures = min(n, decoded_at_once(vqgan, dtype, device)) * feature_bytes(vqgan, dtype)
-    return MemoryNeeded(parameters * dtype.itemsize, cache, pictures)
+    return MemoryNeeded(parameters * dtype.itemsize, cache, logits, pictures)
+
+
+def text_bytes(config: BartConfig, dtype: torch.dtype) -> int:
+    """Keys and values of a prompt and of the empty one."""
+    return 2 * 2 * config.decoder_layers * config.max_text_length * config.d_model * dtype.itemsize
 
 
 def picture_bytes(config: BartConfig, dtype: torch.dtype) -> int:
-    """What the decoder keeps for each picture: keys, values and logits of its two rows."""
+    """Keys and values of a picture's two rows of image tokens."""
     room = -(-config.image_length // Cache.BLOCK) * Cache.BLOCK
-    keys_and_values = 2 * 2 * config.decoder_layers * room * config.d_model
-    return keys_and_values * dtype.itemsize + LOGITS * 4 * (config.image_vocab_size + 1)
+    return 2 * 2 * config.decoder_layers * room * config.d_model * dtype.itemsize
+
+
+def logits_bytes(config: BartConfig) -> int:
+    """What sampling holds for each picture, in float32."""
+    return LOGITS * 4 * (config.image_vocab_size + 1)
 
 
 def feature_bytes(config: VQGANConfig, dtype: torch.dtype) -> int:
@@ -90,8 +100,7 @@ def drawn_at_once(config: BartConfig, dtype: torch.dtype, free: int | None) -> i
     """
     if free is None:
         return None
-    texts = 2 * 2 * config.decoder_layers * config.max_text_length * config.d_model * dtype.itemsize
-    each = picture_bytes(config, dtype) + texts
+    each = picture_bytes(config, dtype) + text_bytes(config, dtype) + logits_bytes(config)
     count = int((1 - KEPT_FREE) * free) // each
     if count < 1:
         raise MemoryError(

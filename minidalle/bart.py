@@ -126,6 +126,7 @@ class Dense(nn.Linear):
         super().__init__(width_in, width_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same map of every place of x."""
         rows = x.numel() // self.in_features
         if rows not in (1, 2, 3) or x.device.type != "cpu":
             return super().forward(x)

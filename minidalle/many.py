@@ -85,8 +85,7 @@ def draw_folder(
         writing: list[Future[None]] = []
         done = 0
         while done < len(missing):
-            together = min(batch_size, model.most_at_once() or batch_size)
-            batch = missing[done : done + together]
+            batch = missing[done : done + model.most_at_once(batch_size)]
             pairs = [(picture.prompt, picture.seed) for picture in batch]
             for tokens in model.stream_pairs(pairs, sampling):
                 progress(done + len(batch) * tokens.shape[1] // length, len(missing))

@@ -2,7 +2,7 @@
 
 What is counted is what grows with the model and the number of pictures: the weights, the key/value
 cache of the decoder, the logits, and the feature maps of the VQGAN's decoder. Python and torch
-themselves come on top. The measured numbers are FEATURE_MAPS and LOGITS.
+themselves come on top. FEATURE_MAPS is measured, LOGITS counted in `sampling.py`.
 """
 
 from __future__ import annotations

@@ -352,19 +352,23 @@ class MiniDalle:
         """
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch is {max_batch}; it must be at least 1")
-        most = max_batch or self.most_at_once() or max(1, len(pairs))
+        most = self.most_at_once(min(len(pairs), max_batch or len(pairs)))
         drawn: list[Tensor] = []
-        for start in range(0, max(1, len(pairs)), most):
+        for start in range(0, len(pairs), most):
             batch = pairs[start : start + most]
             for tokens in self.stream_pairs(batch, sampling, prefix):
                 progress(start * self.bart.config.image_length + tokens.numel())
             drawn.append(tokens)
         return torch.cat(drawn)
 
-    def most_at_once(self) -> int | None:
-        """For how many pictures the free memory is enough; None where that cannot be told."""
+    def most_at_once(self, count: int) -> int:
+        """How many of `count` pictures can be drawn together in the memory that is free now.
+
+        Raises MemoryError where not even one can. Where the system does not tell: all.
+        """
         dtype = self.bart.lm_head.weight.dtype
-        return drawn_at_once(self.bart.config, dtype, free_memory(self.device))
+        most = drawn_at_once(self.bart.config, dtype, free_memory(self.device))
+        return count if most is None else min(count, most)
 
     def stream_batch(
         self,
@@ -374,8 +378,18 @@ class MiniDalle:
         sampling: SamplingConfig,
         prefix: Tensor | None,
     ) -> Iterator[Tensor]:
-        """Image tokens so far of n pictures of each prompt, for t up to N: (prompts·n, t)."""
-        return self.stream_pairs(pairs_of(prompts, n, seed), sampling, prefix)
+        """Image tokens so far of n pictures of each prompt, for t up to N: (prompts·n, t).
+
+        All are drawn together. Raises MemoryError, before anything is drawn, where they do not fit.
+        """
+        pairs = pairs_of(prompts, n, seed)
+        most = self.most_at_once(len(pairs))
+        if most < len(pairs):
+            raise MemoryError(
+                f"{len(pairs)} pictures together do not fit in the free memory, {most} do; "
+                f"draw fewer at a time"
+            )
+        return self.stream_pairs(pairs, sampling, prefix)
 
     def stream_pairs(
         self,
@@ -387,14 +401,6 @@ class MiniDalle:
         for prompt, _ in pairs:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt is {type(prompt).__name__}; it must be a str")
-        if not pairs:
-            raise ValueError("there is no prompt; the empty prompt is ''")
-        most = self.most_at_once()
-        if most is not None and len(pairs) > most:
-            raise MemoryError(
-                f"{len(pairs)} pictures together do not fit in the free memory, {most} do; "
-                f"draw fewer at a time"
-            )
         prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))  # each is tokenized once
         place = {text: i for i, text in enumerate(prompts)}
         rows = torch.tensor([place[prompt] for prompt, _ in pairs], device=self.device)
@@ -532,7 +538,9 @@ def check_clip(clip: CLIP, tokenizer: ByteLevelBPE) -> None:
 
 
 def pairs_of(prompts: Sequence[str], n: int, seed: int) -> list[tuple[str, int]]:
-    """A (prompt, seed) for each of n pictures of each prompt."""
+    """A (prompt, seed) for each of n pictures of each prompt; ValueError where there is none."""
+    if not prompts:
+        raise ValueError("there is no prompt; the empty prompt is ''")
     seeds = seeds_of(seed, n)
     return [(prompt, each) for prompt in prompts for each in seeds]
 

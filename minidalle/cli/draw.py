@@ -215,13 +215,14 @@ def drawn_tokens(
     """
     from minidalle.pipeline import pairs_of
 
-    pairs = pairs_of([request.prompt], request.n, request.seed)
     if not stream:
+        pairs = pairs_of([request.prompt], request.n, request.seed)
         yield pipeline.draw_tokens(pairs, sampling, prefix, progress=show)
         return
     length = pipeline.bart.config.image_length
     every = max(1, length // 8)
-    for tokens in pipeline.stream_pairs(pairs, sampling, prefix):
+    wanted = ([request.prompt], request.n, request.seed)
+    for tokens in pipeline.stream_batch(*wanted, sampling, prefix):
         show(tokens.numel())
         if tokens.shape[1] % every == 0 or tokens.shape[1] == length:
             yield tokens

@@ -119,7 +119,7 @@ class CodebookEMA:
         counts, sums = accelerator.reduce(counts), accelerator.reduce(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        error = F.mse_loss(latents[:, :-1], codebook[ids, :-1]) * (codebook.shape[1] - 1)
+        error = (latents[:, :-1] - codebook[ids, :-1]).square().sum(1).mean()
         self.error.lerp_(accelerator.reduce(error, "mean"), 1 - self.decay)
         codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
 

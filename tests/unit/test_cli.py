@@ -463,6 +463,15 @@ def test_mistakes_about_the_model_are_one_line_too(run, model, tmp_path, argumen
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("option", [(), ("--stream",)])
+def test_too_little_memory_is_one_line_too(run, model, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("minidalle.pipeline.free_memory", lambda device: 1000)
+    done = run("generate", "x", "--model", model, *option)
+    assert done.code == 2 and done.out == "" and len(done.err.splitlines()) == 1
+    assert "MiB of memory besides the weights, 0 MiB are free" in done.err
+    assert names(tmp_path) == []
+
+
 def test_a_mistake_cannot_act_on_the_terminal(run):
     assert "\x1b" not in run("generate", "x", "-o", "\x1b[2J.txt").err
 

@@ -253,8 +253,8 @@ def test_pictures_are_those_drawn_one_by_one(model, tmp_path, batch_size):
 
 def test_batches_fit_in_the_free_memory(model, tmp_path):
     """Which may grow and shrink meanwhile."""
-    watched, fits = Watched(model), iter([3, None, 2])
-    watched.most_at_once = lambda: next(fits)
+    watched, fits = Watched(model), iter([3, 4, 2])
+    watched.most_at_once = lambda count: min(count, next(fits))
     assert draw_folder(watched, REQUESTS[:3], tmp_path, batch_size=4) == (8, 0)
     assert [len(batch) for batch in watched.batches] == [3, 4, 1]
     assert len(pngs(tmp_path)) == 8

@@ -242,9 +242,10 @@ def test_little_memory_is_foreseen(model, monkeypatch):
     """Memory for two pictures: three are drawn in two batches, a stream of three is refused."""
     each = drawn_at_once(model.bart.config, torch.float32, 2**40)  # so many in a TiB
     monkeypatch.setattr("minidalle.pipeline.free_memory", lambda device: 2 * 2**40 // each + 10)
-    assert model.most_at_once() == 2
+    assert [model.most_at_once(count) for count in (1, 2, 3)] == [1, 2, 2]
     whole = model.generate("red apple", n=3, seed=4)
     assert len(whole.images) == 3
+    assert torch.equal(model.generate("red apple", n=3, seed=4, max_batch=3).tokens, whole.tokens)
     with pytest.raises(
         MemoryError, match="3 pictures together do not fit in the free memory, 2 do"
     ):

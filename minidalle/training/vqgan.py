@@ -163,6 +163,7 @@ class VQGANTask:
         self.codebook.requires_grad_(False)
         if config.rate:
             self.make_room_for_prices()
+        self.given_prices: Tensor | None = None  # (K,) those of `init`, if it has any
         self.learned_codes = self.go_on_from(config.init) if config.init else 0
         if config.freeze_tokens:
             self.check_freeze()
@@ -189,6 +190,8 @@ class VQGANTask:
                 f"a run of {k} codes of length {d} cannot go on from it"
             )
         self.codebook.data[: len(codes)] = codes
+        if self.config.rate and codes[:, -1].any():
+            self.given_prices = self.codebook[:, -1].clone()
         learned["quantize.embedding.weight"] = self.codebook.data
         self.model.load_state_dict(learned)
         return len(codes)
@@ -269,14 +272,26 @@ class VQGANTask:
         """Take the codes a step towards their latents, and revive dead ones."""
         latents, ids = self.seen  # (B, N, d), (B, N)
         self.ema.update(self.codebook, latents.flatten(0, 1), ids.flatten(), accelerator)
-        if self.config.rate:  # from a tenth of the run to its half prices rise
-            risen = min(max((step / self.loop.steps - 0.1) / 0.4, 0.0), 1.0)
-            self.ema.set_prices(self.codebook, risen * self.config.rate)
+        if self.config.rate:
+            self.move_prices(step / self.loop.steps)
         early = step < self.config.revive_until * self.loop.steps
         if early and step % self.config.revive_every == 0:
             generator = torch.Generator().manual_seed(step)
             everywhere = in_batch_order(latents).flatten(0, 1)
             self.ema.revive(self.codebook, everywhere, self.config.revive_below, generator)
+
+    def move_prices(self, progress: float) -> None:
+        """Let prices rise from a tenth of the run to its half, or keep those given up to a tenth.
+
+        Before that little is known of how often each code is chosen.
+        """
+        if self.given_prices is None:
+            risen = min(max((progress - 0.1) / 0.4, 0.0), 1.0)
+            self.ema.set_prices(self.codebook, risen * self.config.rate)
+        elif progress < 0.1:
+            self.codebook[:, -1] = self.given_prices
+        else:
+            self.ema.set_prices(self.codebook, self.config.rate)
 
     def sample_names(self, indices: Tensor) -> list[str]:
         return self.train_data.names(indices)

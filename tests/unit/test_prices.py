@@ -103,3 +103,17 @@ def test_going_on_makes_room_for_prices(tmp_path):
     torch.testing.assert_close(task.model.decode(ids), first.model.decode(ids))
     with pytest.raises(ValueError, match="embed_dim to 9, or rate to 0"):
         VQGANTask(replace(CONFIG, init=str(tmp_path), vqgan=plain.vqgan), LOOP, SOURCES)
+
+
+def test_going_on_keeps_the_prices_at_first(tmp_path):
+    """Those of `init`, until this run has seen how often each code is chosen."""
+    train(VQGANTask(CONFIG, LOOP, SOURCES), LOOP, tmp_path / "first", progress=False)
+    given = load_vqgan(tmp_path / "first").quantize.embedding.weight[:, -1]
+    task = VQGANTask(replace(CONFIG, init=str(tmp_path / "first")), LOOP, SOURCES)
+    stop_at(task, 2)  # a tenth of twelve steps
+    with pytest.raises(Stop):
+        train(task, LOOP, tmp_path / "run", progress=False)
+    assert torch.equal(task.codebook[:, -1], given)
+    again = VQGANTask(replace(CONFIG, init=str(tmp_path / "first")), LOOP, SOURCES)
+    train(again, LOOP, tmp_path / "run", progress=False)
+    assert not torch.equal(again.codebook[:, -1], given) and again.codebook[:, -1].all()

@@ -7,7 +7,8 @@ n=9, seed=7).grid().save("apples.png")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minidalle.pipeline import MiniDalle, Result
+    from minidalle.pipeline import MiniDalle
+    from minidalle.result import Result
 
 __version__ = "0.1.0"
 __all__ = ["MiniDalle", "Result", "__version__"]

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from minidalle.picture_folder import is_whole, prepare_folder, settings_of
 from minidalle.pictures import write_picture
-from minidalle.pipeline import MiniDalle, Result
+from minidalle.pipeline import MiniDalle
 from minidalle.prompts import Request, Wanted, plan_pictures
+from minidalle.result import Result
 from minidalle.sampling import SamplingConfig
 
 BATCH = 16  # pictures drawn together

@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-import minidalle
 from minidalle.bart import Bart, BartConfig
 from minidalle.checkpoints import (
     PUBLISHED_SAMPLING,
@@ -41,8 +38,10 @@ from minidalle.clip import CLIP, TransformersCLIP
 from minidalle.graphs import StepGraphs
 from minidalle.memory import decoded_at_once, drawn_at_once, free_memory
 from minidalle.normalizer import TextNormalizer
-from minidalle.pictures import grey_after, image_grid, square, to_pil, write_picture
+from minidalle.pictures import grey_after, square, to_pil
+from minidalle.result import Result
 from minidalle.sampling import SamplingConfig, stream_tokens
+from minidalle.scoring import Scorer, check_clip, to_tensor
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.vqgan import VQGAN, VQGANConfig
 
@@ -52,50 +51,6 @@ EMBEDDED = Path(__file__).parent / "pretrained" / "emoji"
 # The one in DALL·E mini's inference notebook.
 PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384@e93a26e7707683d349bf5d5c41c5b0ef69b677a9"
 MAX_SEED, MAX_N = 2**63 - 1, 10_000
-CLIP_BATCH = 64  # pictures that are scored at once
-
-
-@dataclass(frozen=True)
-class Result:
-    """The pictures of one prompt."""
-
-    prompt: str
-    images: list[Image.Image]  # n pictures, S×S
-    tokens: Tensor  # (n, N) image tokens; while streaming, (n, step)
-    seeds: list[int]  # one per picture
-    sampling: SamplingConfig  # how they were drawn
-    step: int  # image tokens drawn so far
-    length: int  # N, image tokens of a finished picture
-    model: str  # name of the model
-    dtype: str  # that it computed in
-    scores: list[float] | None = None  # likeness to the prompt, one per picture, once re-ranked
-
-    def grid(self, columns: int | None = None) -> Image.Image:
-        """All pictures as one, row by row; as square as can be unless `columns` is given."""
-        return image_grid(self.images, columns)
-
-    def save(self, path: str | Path) -> None:
-        """Write the grid as .png, .jpg or .webp, whole or not at all; a PNG carries `metadata`.
-
-        Raises ValueError for another suffix, OSError where it cannot be written.
-        """
-        write_picture(self.grid(), path, self.metadata())
-
-    def metadata(self, picture: int | None = None) -> dict[str, Any]:
-        """What is needed to draw all the pictures again, or one of them; JSON can hold it."""
-        chosen = slice(None) if picture is None else slice(picture, picture + 1)
-        partial = {"step": self.step} if self.step < self.length else {}
-        ranked = {} if self.scores is None else {"scores": self.scores[chosen]}
-        return {
-            "prompt": self.prompt,
-            "seeds": self.seeds[chosen],
-            "model": self.model,
-            "dtype": self.dtype,
-            "sampling": asdict(self.sampling),
-            **partial,
-            **ranked,
-            "version": minidalle.__version__,
-        }
 
 
 class MiniDalle:
@@ -295,12 +250,7 @@ class MiniDalle:
         Scores are cosine similarities, -1 to 1; those of different CLIPs do not compare.
         Raises ValueError where there is no CLIP, and what loading raises.
         """
-        if clip is None:
-            clip = self.check_scorer()
-        tokenizer = self.tokenizer
-        if isinstance(clip, str | Path):
-            clip, tokenizer = self.load_scorer(clip)
-        scores = self.clip_scores(result, clip, tokenizer)
+        scores = self.scorer(clip).scores(result.images, [result.prompt])[:, 0].cpu()
         order = scores.argsort(descending=True, stable=True).tolist()
         return replace(
             result,
@@ -455,41 +405,27 @@ class MiniDalle:
             for (prompt, seeds), end in zip(wanted, ends, strict=True)
         ]
 
-    def load_scorer(self, folder: str | Path) -> tuple[CLIP | TransformersCLIP, ByteLevelBPE]:
-        """The CLIP in a folder, with the tokenizer that it reads texts by, if it is one of ours."""
-        if native.is_native(Path(folder)):
-            return load_clip(folder, device=str(self.device)), load_tokenizer(folder)
-        return TransformersCLIP.load(folder, device=self.device), self.tokenizer
+    def scorer(
+        self, clip: CLIP | TransformersCLIP | str | Path | None = None
+    ) -> Scorer | TransformersCLIP:
+        """What scores pictures: this CLIP, the one in this folder, or the model's own.
 
-    @torch.no_grad()
-    def check_scorer(self) -> CLIP:
-        """The model's own CLIP; ValueError where it has none."""
-        if self.clip is None:
+        Raises ValueError where there is none.
+        """
+        tokenizer = self.tokenizer
+        if isinstance(clip, str | Path):
+            if not native.is_native(Path(clip)):
+                return TransformersCLIP.load(clip, device=self.device)
+            clip, tokenizer = load_clip(clip, device=str(self.device)), load_tokenizer(clip)
+        clip = self.clip if clip is None else clip
+        if clip is None:
             raise ValueError(
                 f"the model {self.name} has no CLIP to rank by; give one by clip=, or train it: "
                 f"minidalle train clip --model FOLDER --run FOLDER"
             )
-        return self.clip
-
-    @torch.no_grad()
-    def clip_scores(
-        self, result: Result, clip: CLIP | TransformersCLIP, tokenizer: ByteLevelBPE
-    ) -> Tensor:
-        """How well each of n pictures shows the prompt, as cosine similarity: (n,)."""
         if isinstance(clip, TransformersCLIP):
-            return clip.scores(result.images, [result.prompt])[:, 0].cpu()
-        check_clip(clip, tokenizer)
-        text = result.prompt
-        if clip.config.normalize_text:
-            text = (self.normalizer or TextNormalizer())(text)
-        ids, mask = tokenizer.encode_batch([text], clip.config.max_text_length)
-        side, place = clip.config.resolution, clip.log_scale  # which is where the CLIP is
-        images = torch.stack([to_tensor(square(picture, side)) for picture in result.images])
-        parts = [
-            clip.scores(part.to(place), ids.to(place.device), mask.to(place.device))
-            for part in images.split(CLIP_BATCH)
-        ]
-        return torch.cat(parts)[:, 0].cpu()
+            return clip
+        return Scorer(clip, tokenizer, self.normalizer)
 
     def to_tensor(self, picture: Image.Image) -> Tensor:
         """A picture as (3, S, S) in [0, 1]: upright, on white, its middle square resized."""
@@ -528,15 +464,6 @@ def check_tokenizer(bart: BartConfig, tokenizer: ByteLevelBPE) -> None:
         log.warning("%s: is it this Bart's?", what)
 
 
-def check_clip(clip: CLIP, tokenizer: ByteLevelBPE) -> None:
-    """Raise ValueError where a CLIP was trained with another tokenizer than this one."""
-    if clip.config.vocab_size != tokenizer.vocab_size:
-        raise ValueError(
-            f"the CLIP reads {clip.config.vocab_size} text tokens, the tokenizer has "
-            f"{tokenizer.vocab_size}: the tokenizer is not this CLIP's"
-        )
-
-
 def pairs_of(prompts: Sequence[str], n: int, seed: int) -> list[tuple[str, int]]:
     """A (prompt, seed) for each of n pictures of each prompt; ValueError where there is none."""
     if not prompts:
@@ -552,8 +479,3 @@ def seeds_of(seed: int, n: int) -> list[int]:
     if not 0 <= seed <= MAX_SEED - n:
         raise ValueError(f"seed is {seed}; it must be from 0 to 2**63 - 1 - n")
     return list(range(seed, seed + n))
-
-
-def to_tensor(picture: Image.Image) -> Tensor:
-    """An RGB picture as (3, S, S) in [0, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255

@@ -96,10 +96,10 @@ class VQGANConfig:
 
     @classmethod
     def emoji(cls) -> VQGANConfig:
-        """The embedded model: 64×64 pictures, 64 tokens out of 1,024 codes."""
+        """The embedded model: 64×64 pictures, 64 tokens out of 1,024 codes with prices."""
         return cls(
             ch=32, ch_mult=(1, 2, 4), num_res_blocks=1, attn_resolutions=(8,), resolution=64,
-            z_channels=128, embed_dim=32, n_embed=1024, patch=2,
+            z_channels=128, embed_dim=33, n_embed=1024, patch=2,
         )  # fmt: skip
 
     @classmethod

@@ -46,7 +46,7 @@ def endpoints(studio: Studio) -> dict[str, Callable]:
         knobs = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         knobs["condition_scale"] = condition_scale
         if rerank:
-            studio.model(model).check_scorer()  # that there is none is said before drawing
+            studio.model(model).scorer()  # that there is none is said before drawing
         how = {"kept_tokens": kept} if kept else {}
         for drawn in studio.draw(prompt, n, seed, kept=kept, how=how, model=model, **knobs):
             if drawn.finished:

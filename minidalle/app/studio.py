@@ -17,7 +17,8 @@ from torch import Tensor
 
 from minidalle.app.limits import check_count, check_prompt, check_seed, check_tokens
 from minidalle.pictures import to_pil
-from minidalle.pipeline import MiniDalle, Result
+from minidalle.pipeline import MiniDalle
+from minidalle.result import Result
 from minidalle.vqgan import VQGAN
 
 FRAME = 0.25  # seconds, at least, between two frames of pictures that are forming
@@ -71,6 +72,11 @@ class Studio:
         if name not in self.models:
             raise ValueError(f"there is no model {name!r}; loaded are {', '.join(self.models)}")
         return name
+
+    def defaults(self, name: str | None = None) -> list[float]:
+        """A checkpoint's own temperature, top-k, top-p and condition scale."""
+        own = self.model(name).sampling
+        return [own.temperature, own.top_k, own.top_p, own.condition_scale]
 
     def draw(
         self,

@@ -15,8 +15,9 @@ from minidalle.cli.loading import given, load_model, timed, timed_each
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minidalle.pipeline import MiniDalle, Result
+    from minidalle.pipeline import MiniDalle
     from minidalle.prompts import Request
+    from minidalle.result import Result
     from minidalle.sampling import SamplingConfig
 
 OUT = Path("minidalle.png")
@@ -154,7 +155,7 @@ def draw_files(
     sampling, prefix = model.sampling_with(**knobs), model.prefix_of(picture, how.get("keep", 0))
     start = time.perf_counter()
     if rerank:
-        model.check_scorer()  # that there is none is said before anything is drawn
+        model.scorer()  # that there is none is said before anything is drawn
     for i, result in draw(model, requests, sampling, prefix, stream, stages):
         if rerank and result.step == result.length:
             with timed("rerank", stages):

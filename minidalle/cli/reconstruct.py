@@ -43,7 +43,7 @@ def reconstruct(
         to_pil,
         write_picture,
     )
-    from minidalle.pipeline import to_tensor
+    from minidalle.scoring import to_tensor
     from minidalle.training.evaluate import psnr
 
     check_output(out)

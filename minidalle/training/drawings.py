@@ -16,7 +16,9 @@ from torch import Tensor
 
 from minidalle.data.emoji import SPLITS
 from minidalle.data.shapes import PICTURE_SIDE, Scene, ShapesDataset, draw, held_out, holds
-from minidalle.pipeline import MiniDalle, Result, to_tensor
+from minidalle.pipeline import MiniDalle
+from minidalle.result import Result
+from minidalle.scoring import to_tensor
 from minidalle.training.evaluate import BATCH, at_side, evaluate_parts, reconstructions
 from minidalle.training.retrieval import (
     Describe,

@@ -34,6 +34,8 @@ from minidalle.training.run_folder import with_commit
 from minidalle.training.settings import refuse
 from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
 
+REVIVED_FROM = 4096  # latents that are looked at for a place for dead codes
+
 
 @dataclass(frozen=True)
 class VQGANTrainConfig:
@@ -73,6 +75,7 @@ class VQGANTrainConfig:
         "emoji-finish" takes the pictures as they are in its second half, and cares more for squared
         differences; "emoji-crisp" lets a discriminator sharpen the decoder, under the same tokens.
         """
+        first = cls(rate=0.5)
         finish = cls(
             lr=5e-4,
             losses=LossConfig(l1_weight=0.5, l2_weight=8.0, perceptual_weight=0.1),
@@ -80,16 +83,18 @@ class VQGANTrainConfig:
             jitter_until=0.5,
             ema_decay=0.995,
             revive_below=0.1,
+            rate=0.5,
         )
         crisp = cls(
             lr=2e-4,
             losses=replace(finish.losses, adversarial_weight=0.3),
             freeze_tokens=True,
+            rate=0.5,
             max_shift=2,
             jitter_until=0.5,
         )
         return {
-            "emoji": (cls(), LoopConfig(steps=2300, batch_size=64, evaluate_every=200)),
+            "emoji": (first, LoopConfig(steps=2300, batch_size=64, evaluate_every=200)),
             "emoji-finish": (finish, LoopConfig(steps=6000, batch_size=32, evaluate_every=400)),
             "emoji-crisp": (crisp, LoopConfig(steps=800, batch_size=32, evaluate_every=200)),
         }
@@ -132,9 +137,18 @@ class CodebookEMA:
     def revive(
         self, codebook: Tensor, latents: Tensor, below: float, generator: torch.Generator
     ) -> int:
-        """Put dead codes onto latents (M, d) drawn at random; return how many were dead."""
+        """Put dead codes onto latents (M, d), and return how many were dead.
+
+        Latents are drawn at random, the more likely the farther they are from any code: where the
+        codes suffice already, another would soon be dead again.
+        """
         dead = (self.counts < below).nonzero().flatten()
-        chosen = torch.randint(len(latents), (len(dead),), generator=generator)
+        if not len(dead):
+            return 0
+        some = torch.randint(len(latents), (REVIVED_FROM,), generator=generator)
+        latents = latents[some.to(latents.device)]
+        far = torch.cdist(latents, codebook).amin(1).square().cpu() + 1e-12
+        chosen = torch.multinomial(far, len(dead), replacement=True, generator=generator)
         codebook[dead] = latents[chosen.to(latents.device)]
         self.counts[dead] = 1.0
         self.sums[dead] = codebook[dead]

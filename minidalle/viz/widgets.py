@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from minidalle.pictures import image_grid, square, to_pil
-from minidalle.pipeline import MiniDalle, to_tensor
+from minidalle.pipeline import MiniDalle
 from minidalle.sampling import SamplingConfig, filter_logits
+from minidalle.scoring import to_tensor
 from minidalle.viz.canvas import png_bytes, token_colour
 from minidalle.viz.codebook import (
     code_tiles,

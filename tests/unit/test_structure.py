@@ -29,6 +29,8 @@ FLOORS = [  # top to bottom, as in the design; a folder is one floor unless its 
     "checkpoints.min_dalle",
     "checkpoints",
     "checkpoints.convert",
+    "scoring",
+    "result",
     "pipeline",
     "prompts",
     "picture_folder",

@@ -3,6 +3,8 @@
 What is counted is what grows with the model and the number of pictures: the weights, the key/value
 cache of the decoder, the logits, and the feature maps of the VQGAN's decoder. Python and torch
 themselves come on top. FEATURE_MAPS is measured, LOGITS counted in `sampling.py`.
+
+Where there is plenty, drawing on a CPU also holds the decoder's weights packed (`packed.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 
 from minidalle.bart import Bart, BartConfig, Cache
 from minidalle.clip import CLIP, CLIPConfig
+from minidalle.packed import packed_bytes, pays
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 # How many full-size feature maps the VQGAN's decoder holds at once: 5.3 to 5.5 at f16-16384's size
@@ -26,6 +29,7 @@ LOGITS = 8
 DECODED_AT_ONCE = {"cpu": 2**29, "cuda": 2**32}
 MEMORY = Path("/proc/meminfo")
 KEPT_FREE = 0.1  # of the free memory: for what is not counted, and for others
+PACKED_AT_MOST = 0.25  # of the free memory: where packed weights would take more, there are none
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,17 @@ class MemoryNeeded:
     cache: int  # keys and values of text and image tokens; freed before pictures are decoded
     logits: int  # while tokens are drawn
     pictures: int  # feature maps while the VQGAN decodes
+    packed: int  # the decoder's weights once more, on a CPU with plenty of memory; freed likewise
 
     @property
     def peak(self) -> int:
-        """The most that is held at one time."""
+        """The most that is held at one time, where memory is scarce."""
         return self.weights + max(self.cache + self.logits, self.pictures)
+
+    @property
+    def peak_packed(self) -> int:
+        """The most that is held at one time, where there is plenty."""
+        return self.weights + max(self.cache + self.logits + self.packed, self.pictures)
 
 
 def memory_needed(
@@ -56,13 +66,14 @@ def memory_needed(
 
     parameters: of all parts together; see `parameter_count`.
     """
-    cache = logits = pictures = 0
+    cache = logits = pictures = packed = 0
     if bart is not None:
         cache = text_bytes(bart, dtype) + n * picture_bytes(bart, dtype)
         logits = n * logits_bytes(bart)
+        packed = packed_bytes(bart, dtype) if device == "cpu" and pays(dtype, 2 * n) else 0
     if vqgan is not None:
         pictures = min(n, decoded_at_once(vqgan, dtype, device)) * feature_bytes(vqgan, dtype)
-    return MemoryNeeded(parameters * dtype.itemsize, cache, logits, pictures)
+    return MemoryNeeded(parameters * dtype.itemsize, cache, logits, pictures, packed)
 
 
 def text_bytes(config: BartConfig, dtype: torch.dtype) -> int:
@@ -93,7 +104,14 @@ def decoded_at_once(config: VQGANConfig, dtype: torch.dtype, device: str) -> int
     return max(1, bound // feature_bytes(config, dtype))
 
 
-def drawn_at_once(config: BartConfig, dtype: torch.dtype, free: int | None) -> int | None:
+def is_plenty(config: BartConfig, dtype: torch.dtype, free: int | None) -> bool:
+    """Whether so much memory is free that packed weights can be held while drawing."""
+    return free is None or packed_bytes(config, dtype) <= PACKED_AT_MOST * free
+
+
+def drawn_at_once(
+    config: BartConfig, dtype: torch.dtype, free: int | None, pack: bool = False
+) -> int | None:
     """For how many pictures the free memory is enough, besides the weights; None = any number.
 
     Each is counted with a text of its own. Raises MemoryError where not even one fits.
@@ -101,7 +119,8 @@ def drawn_at_once(config: BartConfig, dtype: torch.dtype, free: int | None) -> i
     if free is None:
         return None
     each = picture_bytes(config, dtype) + text_bytes(config, dtype) + logits_bytes(config)
-    count = int((1 - KEPT_FREE) * free) // each
+    packed = packed_bytes(config, dtype) if pack else 0
+    count = int((1 - KEPT_FREE) * free - packed) // each
     if count < 1:
         raise MemoryError(
             f"a picture needs {each / 2**20:,.0f} MiB of memory besides the weights, "

@@ -36,8 +36,9 @@ from minidalle.checkpoints import (
 )
 from minidalle.clip import CLIP, TransformersCLIP
 from minidalle.graphs import StepGraphs
-from minidalle.memory import decoded_at_once, drawn_at_once, free_memory
+from minidalle.memory import decoded_at_once, drawn_at_once, free_memory, is_plenty
 from minidalle.normalizer import TextNormalizer
+from minidalle.packed import can_pack
 from minidalle.pictures import grey_after, square, to_pil
 from minidalle.result import Result
 from minidalle.sampling import SamplingConfig, stream_tokens
@@ -316,9 +317,14 @@ class MiniDalle:
 
         Raises MemoryError where not even one can. Where the system does not tell: all.
         """
-        dtype = self.bart.lm_head.weight.dtype
-        most = drawn_at_once(self.bart.config, dtype, free_memory(self.device))
+        dtype, free = self.bart.lm_head.weight.dtype, free_memory(self.device)
+        most = drawn_at_once(self.bart.config, dtype, free, self.packs())
         return count if most is None else min(count, most)
+
+    def packs(self) -> bool:
+        """Whether the decoder's weights are packed for drawing: on a CPU with plenty of memory."""
+        weight, free = self.bart.lm_head.weight, free_memory(self.device)
+        return can_pack(weight) and is_plenty(self.bart.config, weight.dtype, free)
 
     def stream_batch(
         self,
@@ -366,6 +372,7 @@ class MiniDalle:
             uncond_mask=uncond_mask,
             prefix=None if prefix is None else prefix.expand(len(pairs), -1),
             graphs=self.graphs,
+            pack=self.packs(),
         )
 
     def results(

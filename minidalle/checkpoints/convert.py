@@ -113,7 +113,13 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
     with NoInitialisation():
         parameters = {name: parameter_count(config) for name, config in configs.items()}
     memory = [
-        {"dtype": dtype, "n": n, **asdict(needed), "peak": needed.peak}
+        {
+            "dtype": dtype,
+            "n": n,
+            **asdict(needed),
+            "peak": needed.peak,
+            "peak_packed": needed.peak_packed,
+        }
         for dtype in ("float32", "bfloat16")
         for n in (1, 4, 9, 16)
         for needed in [

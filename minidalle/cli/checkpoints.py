@@ -70,8 +70,10 @@ def lines_about(facts: dict[str, Any]) -> list[str]:
     lines.append("memory to draw n pictures, in MB, Python and torch not counted:")
     lines.append(f"  {'dtype':10}" + "".join(f"{f'n = {n}':>10}" for n in (1, 4, 9, 16)))
     for dtype in ("float32", "bfloat16"):
-        peaks = [row["peak"] / 1e6 for row in facts["memory"] if row["dtype"] == dtype]
-        lines.append(f"  {dtype:10}" + "".join(f"{peak:10,.1f}" for peak in peaks))
+        rows = [row for row in facts["memory"] if row["dtype"] == dtype]
+        for name, peak in ((dtype, "peak"), ("  packed", "peak_packed")):
+            lines.append(f"  {name:10}" + "".join(f"{row[peak] / 1e6:10,.1f}" for row in rows))
+    lines.append("packed: with weights in a CPU's order as well, for speed where memory is plenty")
     return lines
 
 

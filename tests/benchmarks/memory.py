@@ -48,7 +48,7 @@ def main(size: str, dtype: str, *counts: str) -> None:
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         needed = memory_needed(
             bart, vqgan, parameters=parameters, n=n, dtype=getattr(torch, dtype)
-        ).peak
+        ).peak_packed
         print(
             f"{size} {dtype}, n = {n}: predicted {needed / GIB:.2f} GiB, "
             f"measured {found / GIB:.2f} GiB, {100 * (needed / found - 1):+.0f} %",

@@ -58,6 +58,7 @@ UNDONE = {
         bart, "attend", F.scaled_dot_product_attention
     ),
     "cache of full length, seen in part": cache_in_part,
+    "weights packed": lambda: patch.object(sampling, "can_pack", lambda _: False),
     "text keys for every picture": lambda: patch.object(
         sampling, "pictures_together", lambda *_: 1
     ),

@@ -29,6 +29,11 @@ def test_mini_counted_by_hand():
     at_once = decoded_at_once(VQGAN, torch.bfloat16, "cpu")
     assert needed.pictures == at_once * int(FEATURE_MAPS * 128 * 256**2) * 2
     assert needed.peak == 2000 + max(needed.cache + needed.logits, needed.pictures)
+    assert needed.packed == 2 * (12 * (6 * 1024**2 + 3 * 1024 * 2730) + 1024 * 16385)
+    drawing = needed.cache + needed.logits + needed.packed
+    assert needed.peak_packed == 2000 + max(drawing, needed.pictures)
+    one = memory_needed(MINI, VQGAN, parameters=1000, n=1, dtype=torch.float32)
+    assert one.packed == 0 and one.peak == one.peak_packed  # two rows are not worth it
 
 
 def test_pictures_are_decoded_in_parts_below_the_bound():
@@ -49,6 +54,8 @@ def test_as_many_pictures_as_fit():
     assert 0.7 * free < needed.peak < 0.9 * free
     assert drawn_at_once(MINI, torch.bfloat16, free) > 1.9 * count
     assert drawn_at_once(MINI, torch.float32, None) is None
+    packed = memory_needed(MINI, None, parameters=0, n=count, dtype=torch.float32).packed
+    assert drawn_at_once(MINI, torch.float32, free + packed * 10 // 9, pack=True) == count
     with pytest.raises(MemoryError, match="besides the weights"):
         drawn_at_once(MINI, torch.float32, 2**20)
 

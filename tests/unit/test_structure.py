@@ -15,6 +15,7 @@ FLOORS = [  # top to bottom, as in the design; a folder is one floor unless its 
     "vqgan",
     "bart",
     "graphs",
+    "packed",
     "sampling",
     "clip",
     "memory",

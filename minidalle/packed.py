@@ -1,0 +1,84 @@
+"""Weights in the order in which a CPU multiplies them.
+
+A decoder step multiplies a few rows by every weight of the decoder. oneDNN, which does it for torch
+on a CPU, reads a weight in blocks, and puts it in their order at every product, unless that was
+done before: then the weight is *packed*.
+
+    fast = packed(bart)     the same modules over the same tensors, except for packed weights
+
+The twin is for drawing: it is made at the start and dropped at the end, since it does not notice
+when weights change, and holds those of the decoder a second time. The two operations of torch that
+it takes are those of torch's own compiler (`torch/_inductor/fx_passes/mkldnn_fusion.py`); where
+they are missing, nothing is packed.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from minidalle.bart import Bart, BartConfig, Dense
+
+FEW_ROWS = 3  # that Dense multiplies as fast in float32
+
+
+class PackedDense(nn.Module):
+    """A Dense whose weight is packed when it is first asked for: (..., D_in) -> (..., D_out)."""
+
+    def __init__(self, dense: Dense):
+        super().__init__()
+        self.dense = dense
+        self.weight: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same map of every place of x, in its precision; no gradients flow."""
+        rows = x.numel() // self.dense.in_features
+        if not pays(x.dtype, rows):
+            return self.dense(x)
+        if self.weight is None:
+            weight = self.dense.weight.detach()
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
+
+
+def packed(bart: Bart) -> Bart:
+    """A Bart that shares all with this one, but multiplies by packed weights in its decoder."""
+    twin = copy.copy(bart)
+    twin._modules = {**bart._modules}
+    for part in ("decoder", "lm_head"):
+        twin._modules[part] = with_packed(bart._modules[part])
+    return twin
+
+
+def with_packed(module: nn.Module) -> nn.Module:
+    """The same for a part of it."""
+    if isinstance(module, Dense):
+        return PackedDense(module)
+    twin = copy.copy(module)
+    twin._modules = {name: with_packed(child) for name, child in module._modules.items()}
+    return twin
+
+
+def pays(dtype: torch.dtype, rows: int) -> bool:
+    """Whether products of so many rows are faster by packed weights."""
+    return dtype == torch.bfloat16 or (dtype == torch.float32 and rows > FEW_ROWS)
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether this machine multiplies by packed weights of the kind of this one."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32
+
+
+def packed_bytes(config: BartConfig, dtype: torch.dtype) -> int:
+    """What the packed weights take: all of the decoder's but the text's keys and values."""
+    d, f = config.d_model, config.decoder_ffn_dim
+    blocks = config.decoder_layers * (6 * d * d + 3 * d * f)
+    return (blocks + d * (config.image_vocab_size + 1)) * dtype.itemsize

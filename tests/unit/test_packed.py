@@ -1,0 +1,104 @@
+"""Packed weights: the same logits and tokens, a twin that leaves the model alone, and its bytes."""
+
+import pytest
+import torch
+
+from minidalle import MiniDalle, sampling
+from minidalle.bart import Bart, BartConfig, Dense
+from minidalle.packed import PackedDense, can_pack, packed, packed_bytes
+from minidalle.sampling import SamplingConfig, generate_tokens
+
+CONFIG = BartConfig.tiny()
+PACKABLE = {
+    name: can_pack(torch.zeros(1, dtype=getattr(torch, name))) for name in ("float32", "bfloat16")
+}
+TEXT = torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+@pytest.fixture(scope="module")
+def bart() -> Bart:
+    torch.manual_seed(0)
+    bart = Bart(CONFIG).eval()
+    with torch.no_grad():
+        bart.lm_head.weight *= 20
+    return bart
+
+
+def packed_weights(bart: Bart) -> list[Dense]:
+    """The layers of a twin whose weights were packed so far."""
+    modules = [m for m in bart.modules() if isinstance(m, PackedDense) and m.weight is not None]
+    return [module.dense for module in modules]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pictures", [1, 4])
+def test_a_twin_decodes_as_the_model(bart, dtype, pictures):
+    if not PACKABLE[dtype]:
+        pytest.skip(f"torch packs no {dtype} weights on this machine")
+    model = Bart(CONFIG).eval()
+    model.load_state_dict(bart.state_dict())
+    model = model.to(getattr(torch, dtype))
+    twin = packed(model)
+    with torch.no_grad():
+        memory = model.encode(TEXT, MASK)
+        caches = model.new_cache(memory), model.new_cache(memory)
+        for _ in range(5):
+            ids = torch.randint(CONFIG.codebook_size, (2 * pictures, 1))
+            plain = model.decode(ids, memory, MASK, caches[0])
+            fast = twin.decode(ids, memory, MASK, caches[1])
+            torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+    used = packed_weights(twin)
+    if dtype == "float32" and pictures == 1:
+        assert not used  # two rows are as fast as they are
+    else:
+        held = sum(dense.weight.nbytes for dense in used)
+        assert held == packed_bytes(CONFIG, getattr(torch, dtype)) > 0
+    assert not packed_weights(model) and isinstance(model.lm_head, Dense)
+    assert [p.data_ptr() for p in twin.encoder.parameters()] == [
+        p.data_ptr() for p in model.encoder.parameters()
+    ]
+
+
+def test_tokens_are_the_same(bart):
+    arguments = {"seeds": range(4), "uncond_ids": TEXT[:1], "uncond_mask": MASK[:1]}
+    drawn = [
+        generate_tokens(
+            bart, TEXT.repeat(2, 1), MASK.repeat(2, 1), SamplingConfig(condition_scale=3.0),
+            pack=pack, **arguments,
+        )
+        for pack in (True, False)
+    ]  # fmt: skip
+    assert torch.equal(*drawn)
+
+
+def test_a_model_that_learns_on_draws_by_its_new_weights(bart):
+    """Nothing packed is kept from one drawing to the next."""
+    model = Bart(CONFIG).eval()
+    draw = lambda: generate_tokens(model, TEXT, MASK, SamplingConfig(), seeds=[0, 1])  # noqa: E731
+    before = draw()
+    model.lm_head.weight.data.copy_(bart.lm_head.weight)
+    after = draw()
+    assert not torch.equal(before, after)
+    assert torch.equal(after, generate_tokens(
+        model, TEXT, MASK, SamplingConfig(), seeds=[0, 1], pack=False
+    ))  # fmt: skip
+
+
+def test_only_where_it_can_be():
+    assert not can_pack(torch.zeros(1, dtype=torch.float16))
+    assert not can_pack(torch.zeros(1, device="meta"))
+
+
+def test_only_where_memory_is_plenty(monkeypatch):
+    """The pictures are the same, and what is free decides."""
+    model, asked = MiniDalle.from_pretrained(), []
+    plain = sampling.packed
+    monkeypatch.setattr(sampling, "packed", lambda bart: asked.append(bart) or plain(bart))
+    monkeypatch.setattr("minidalle.pipeline.free_memory", lambda device: None)
+    much = model.generate("red apple", n=2)
+    assert (asked == [model.bart]) == PACKABLE["float32"]
+    enough = packed_bytes(model.bart.config, torch.float32)
+    monkeypatch.setattr("minidalle.pipeline.free_memory", lambda device: 4 * enough - 1)
+    assert torch.equal(model.generate("red apple", n=2).tokens, much.tokens)
+    assert len(asked) == PACKABLE["float32"]

@@ -54,6 +54,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 autodoc_inherit_docstrings = False
 add_module_names = False
+autodoc_default_options = {"exclude-members": "set"}  # which matplotlib adds to every Figure
 toc_object_entries_show_parents = "hide"
 
 html_theme = "sphinx_book_theme"
@@ -64,6 +65,8 @@ html_copy_source = False  # a lesson's download is the notebook itself, not what
 html_show_sourcelink = False
 html_last_updated_fmt = ""
 html_math_renderer = "mathml"
+html_favicon = "../minidalle/app/icon.svg"
+html_context = {"default_mode": "auto"}  # dark where the reader's system is
 html_theme_options = {
     "repository_url": REPOSITORY,
     "repository_branch": "main",

@@ -1,7 +1,9 @@
 """minidalle: DALL·E mini to read, to train and to run.
 
-from minidalle import MiniDalle MiniDalle.from_pretrained().generate("red apple, twemoji style",
-n=9, seed=7).grid().save("apples.png")
+    from minidalle import MiniDalle
+
+    model = MiniDalle.from_pretrained()
+    model.generate("red apple, twemoji style", n=9, seed=7).grid().save("apples.png")
 """
 
 from typing import TYPE_CHECKING, Any

@@ -26,17 +26,17 @@ class BartConfig:
     """
 
     d_model: int = 1024  # D: width of every position
-    encoder_layers: int = 12
-    decoder_layers: int = 12
-    encoder_attention_heads: int = 16  # H
-    decoder_attention_heads: int = 16
+    encoder_layers: int = 12  # blocks that read the text
+    decoder_layers: int = 12  # blocks that write image tokens
+    encoder_attention_heads: int = 16  # H: each D/H wide
+    decoder_attention_heads: int = 16  # H of the decoder, to itself and to the text
     encoder_ffn_dim: int = 2730  # F: width inside the gated feed-forward layers
-    decoder_ffn_dim: int = 2730
+    decoder_ffn_dim: int = 2730  # F of the decoder
     encoder_vocab_size: int = 50264  # V: rows of the text embedding
     image_vocab_size: int = 16384  # one less than K′: the rows of image embedding and head
     codebook_size: int = 16384  # K: image tokens are 0 … K−1; K itself is the start token
-    max_text_length: int = 64  # T
-    image_length: int = 256  # N
+    max_text_length: int = 64  # T: text tokens read, at most
+    image_length: int = 256  # N: image tokens of a picture
     dropout: float = 0.0  # on embeddings and on every branch, in training only
     init_std: float = 0.02  # of the normal distribution that weights start from
     normalize_text: bool = True  # whether captions passed the TextNormalizer in training

@@ -39,13 +39,13 @@ class CLIPConfig:
     """The shape of a CLIP."""
 
     projection_dim: int = 128  # d: width of the space that texts and pictures share
-    text_width: int = 128  # D
-    text_layers: int = 2
-    text_heads: int = 4  # H
+    text_width: int = 128  # D: width of every position
+    text_layers: int = 2  # blocks that read the text
+    text_heads: int = 4  # H: attention heads, each D/H wide
     text_ffn_dim: int = 256  # F: width inside the gated feed-forward layers
     vocab_size: int = 4096  # V: as many rows as the tokenizer has tokens
-    max_text_length: int = 32  # T
-    resolution: int = 64  # S
+    max_text_length: int = 32  # T: text tokens read, at most
+    resolution: int = 64  # S: picture side in pixels
     patch: int = 4  # pixels per side that become one place, before the first convolution
     channels: tuple[int, ...] = (64, 128, 192)  # of each level; the side halves between levels
     dropout: float = 0.1  # in the text tower and before both projections, in training only

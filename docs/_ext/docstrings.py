@@ -20,6 +20,7 @@ SIGNS = re.compile(r"([*\\|]|(?<=\w)_(?!\w))")  # that reStructuredText would re
 ARGUMENT = re.compile(r"(\w+(?:, \w+)*): (?=\S)")
 STARTS = re.compile(r"(Raises|Returns) (?=\S)")
 COLUMNS = re.compile(r"\S {3,}\S")
+NO_VALUE = re.compile(r"<[^<>]*(?:<\w+>[^<>]*)*>")  # a function or its like, as Python prints it
 
 
 def to_rst(text: str, arguments: Collection[str] = ()) -> str:
@@ -114,10 +115,27 @@ def arguments_of(thing: object) -> list[str]:
         return []
 
 
+def readable(signature: str) -> str:
+    """A signature in which defaults that cannot be written are an ellipsis, as in stub files.
+
+    >>> readable("(say: Callable[[str], None] = <function f.<locals>.<lambda>>, n: int = 3)")
+    '(say: Callable[[str], None] = ..., n: int = 3)'
+    """
+    return NO_VALUE.sub("...", signature)
+
+
+def process_signature(
+    app: Sphinx, kind: str, name: str, thing: object, options: object, signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:  # fmt: skip
+    return signature and readable(signature), returned
+
+
 def process(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]):
     lines[:] = to_rst("\n".join(lines), arguments_of(thing)).splitlines()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", process_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -40,6 +40,7 @@ TRAIN_CONFIGS = (
     LoopConfig, VQGANTrainConfig, LossConfig, BartTrainConfig, CLIPTrainConfig,
     TokenizerTrainConfig,
 )  # fmt: skip
+CODE = re.compile(r"(`[^`]*`|(?<![\w-])--[a-z-]+|'')")  # in backticks, an option, an empty text
 MARK = re.compile(r"^<!-- generated: (\w+) ?(\S*) -->$", re.MULTILINE)
 
 
@@ -210,10 +211,10 @@ def cell(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text as Markdown: only `backticks` keep their meaning."""
-    parts = re.split(r"(`[^`]*`)", text)
+    """Plain text as Markdown: `backticks` keep their meaning, and options are code."""
     return "".join(
-        part if i % 2 else re.sub(r"([\\*_<>\[\]$])", r"\\\1", part) for i, part in enumerate(parts)
+        f"`{part.strip('`')}`" if i % 2 else re.sub(r"([\\*_<>\[\]$])", r"\\\1", part)
+        for i, part in enumerate(CODE.split(text))
     )
 
 

@@ -25,7 +25,7 @@ class DrawTab:
     `drawn` and `picture` hold what this browser tab drew last, and which of it is chosen.
     """
 
-    def __init__(self, studio: Studio, model: gr.Dropdown):
+    def __init__(self, studio: Studio, model: gr.Radio):
         self.studio, self.model = studio, model
         self.drawn, self.picture = gr.State(None), gr.State(None)
         with gr.Row(elem_id="ask"):
@@ -70,7 +70,7 @@ class DrawTab:
         looks = [self.grid, *self.of_chosen]
         self.grid.select(self.choose, self.drawn, looks, **TOUCH, **HIDDEN)
         self.best.click(self.rank, self.drawn, [self.drawn, self.status, *looks], **TOUCH, **HIDDEN)
-        self.model.change(self.defaults, self.model, self.knobs, **TOUCH, **HIDDEN)
+        self.model.change(self.studio.defaults, self.model, self.knobs, **TOUCH, **HIDDEN)
 
     @spoken
     def draw(
@@ -127,9 +127,6 @@ class DrawTab:
         ranked = self.studio.rerank(finished(drawn))
         return [ranked, html.status(ranked), html.grid(ranked), *nothing_chosen()]
 
-    def defaults(self, model: str) -> list[float]:
-        return defaults(self.studio, model)
-
 
 def prompt_field() -> gr.Textbox:
     """Where the prompt is typed; Enter draws."""
@@ -147,7 +144,7 @@ def prompt_field() -> gr.Textbox:
 
 def settings(studio: Studio) -> list[gr.components.Component]:
     """The knobs, with one line of explanation each; first the number of pictures and the seed."""
-    temperature, top_k, top_p, scale = defaults(studio, studio.names[0])
+    temperature, top_k, top_p, scale = studio.defaults()
     return [
         gr.Slider(1, MAX_PICTURES, 9, step=1, label="Pictures", info="How many are drawn at once."),
         gr.Number(
@@ -171,12 +168,6 @@ def settings(studio: Studio) -> list[gr.components.Component]:
             info="How strongly to follow the prompt: 1 as learned, higher more literal.",
         ),
     ]  # fmt: skip
-
-
-def defaults(studio: Studio, model: str) -> list[float]:
-    """A checkpoint's own temperature, top-k, top-p and condition scale."""
-    own = studio.model(model).sampling
-    return [own.temperature, own.top_k, own.top_p, own.condition_scale]
 
 
 def nothing_chosen() -> list:

@@ -22,19 +22,22 @@ DROP = (
 class EditTab:
     """The tab's parts and what they do; made inside a `gr.Tab`."""
 
-    def __init__(self, studio: Studio, model: gr.Dropdown):
+    def __init__(self, studio: Studio, model: gr.Radio):
         self.studio, self.model, self.edit = studio, model, gr.State(None)
         self.drop = board(DROP, elem_id="drop")
-        self.view = board("", elem_id="editor")
-        self.status = gr.HTML("", elem_id="edit-status")
-        with gr.Row(visible=False, elem_id="edit-knobs") as self.row:
-            self.code = gr.Number(
-                0, label="Code", precision=0, minimum=0, info="Any code by its number, then Enter."
-            )
-            self.undo = gr.Button("Undo", size="sm", min_width=60)
-            self.reset = gr.Button("Reset", size="sm", min_width=60)
-        self.palette = board("", elem_id="palette")
-        self.shown = [self.edit, self.view, self.status, self.palette, self.code, self.row]
+        with gr.Row(elem_id="edit"):
+            with gr.Column(min_width=300):
+                self.view = board("", elem_id="editor")
+            with gr.Column(min_width=300):
+                self.figures = gr.HTML("", elem_id="figures")
+                self.status = gr.HTML("", elem_id="edit-status")
+                self.palette = board("", elem_id="palette")
+                with gr.Row(visible=False, elem_id="edit-knobs") as self.row:
+                    self.code = code_field()
+                    self.undo = gr.Button("Undo", size="md", min_width=70)
+                    self.reset = gr.Button("Reset", size="md", min_width=70)
+        looks = [self.view, self.figures, self.status, self.palette]
+        self.shown = [self.edit, *looks, self.code, self.row]
         self.wire()
 
     def wire(self) -> None:
@@ -97,8 +100,21 @@ class EditTab:
         return [
             edit,
             html.editor(edit, tiles),
+            html.figures(edit),
             html.editor_status(edit),
             html.palette(edit, tiles, like),
             gr.update(value=code, maximum=vqgan.config.n_embed - 1),
             gr.update(visible=True),
         ]
+
+
+def code_field() -> gr.Number:
+    """Where a code's number is typed."""
+    return gr.Number(
+        0,
+        label="Code",
+        precision=0,
+        minimum=0,
+        min_width=140,
+        info="By its number, then Enter.",
+    )

@@ -27,16 +27,19 @@ SMALL = 128  # pixels: a picture up to this side is enlarged, and keeps its pixe
 
 def data_url(picture: Image.Image, metadata: dict[str, Any] | None = None) -> str:
     """A picture as a PNG inside a URL; with metadata the very bytes that `write_picture` writes."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", pnginfo=text_chunks(metadata) if metadata else None)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return url_of(picture, "png", pnginfo=text_chunks(metadata) if metadata else None)
 
 
 def frame_url(picture: Image.Image) -> str:
     """A picture that is only looked at for a moment, in few bytes."""
+    return url_of(picture, "webp", quality=80, method=0)
+
+
+def url_of(picture: Image.Image, kind: str, **how: Any) -> str:
+    """A picture as a file of a kind that Pillow writes, inside a URL."""
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=80, method=0)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    picture.save(file, kind, **how)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def grid(drawn: Drawn, selected: int | None = None) -> str:
@@ -57,16 +60,18 @@ def grid(drawn: Drawn, selected: int | None = None) -> str:
             f'<li><button type="button" data-picture="{i}" aria-pressed="{pressed}" '
             f'aria-label="{label}">{image}<small>{caption}</small></button></li>'
         )
-    columns = math.ceil(math.sqrt(count))
-    look = crisp(result.images[0])
-    return f'<ul class="grid{look}" style="--columns:{columns}">{"".join(cells)}</ul>'
+    return grid_of(cells, crisp(result.images[0]))
 
 
 def blank_grid(n: int = 9) -> str:
     """Places for n pictures, with nothing in them."""
-    columns = math.ceil(math.sqrt(n))
-    cells = '<li class="blank"></li>' * n
-    return f'<ul class="grid" style="--columns:{columns}" aria-hidden="true">{cells}</ul>'
+    return grid_of(['<li class="blank"></li>'] * n, more=' aria-hidden="true"')
+
+
+def grid_of(cells: Sequence[str], look: str = "", more: str = "") -> str:
+    """Cells in rows, about as many rows as columns. look: another class; more: attributes."""
+    columns = math.ceil(math.sqrt(len(cells)))
+    return f'<ul class="grid{look}" style="--columns:{columns}"{more}>{"".join(cells)}</ul>'
 
 
 def status(drawn: Drawn) -> str:
@@ -109,24 +114,22 @@ def detail(drawn: Drawn, picture: int) -> str:
 def tokens_of(drawn: Drawn, picture: int, tiles: Tiles) -> str:
     """One picture's tokens as a mosaic, and what that is."""
     tokens = drawn.result.tokens[picture].tolist()
+    url, alt = data_url(mosaic_picture(tokens, tiles)), f"mosaic of its {len(tokens)} codes"
     return (
-        f'<div class="tokens">{mosaic(tokens, tiles)}<p><b>Its {len(tokens)} image tokens.</b> '
+        f'<div class="tokens"><img src="{url}" alt="{alt}"><p>'
+        f"<b>Its {len(tokens)} image tokens.</b> "
         "Each square is what one code draws among its like. The decoder blends them into the "
         f"picture.</p><details><summary>As numbers</summary><code>{tokens}</code></details></div>"
     )
 
 
-def mosaic(tokens: Sequence[int], tiles: Tiles, selected: int | None = None) -> str:
-    """The tokens of one picture, each by its tile; with `selected` each is a button."""
-    side, looks = math.isqrt(len(tokens)), tiles(tokens)
-    if selected is None:
-        whole = mosaic_picture(tokens, tiles)
-        alt = f"mosaic of the picture's {len(tokens)} codes"
-        return f'<img src="{data_url(whole)}" alt="{alt}">'
-    urls = {code: data_url(tile) for code, tile in looks.items()}
+def editor(edit: Edit, tiles: Tiles) -> str:
+    """The tokens of the picture that is edited: a mosaic of buttons, one of them pressed."""
+    tokens = edit.tokens.tolist()
+    side, urls = math.isqrt(len(tokens)), {c: data_url(tile) for c, tile in tiles(tokens).items()}
     cells = "".join(
-        f'<button type="button" data-place="{place}" aria-pressed="{yes(place == selected)}" '
-        f'tabindex="{0 if place == selected else -1}" title="code {code}" '
+        f'<button type="button" data-place="{place}" aria-pressed="{yes(place == edit.selected)}" '
+        f'tabindex="{0 if place == edit.selected else -1}" title="code {code}" '
         f'aria-label="row {place // side + 1}, column {place % side + 1}: code {code}">'
         f'<img src="{urls[code]}" alt=""></button>'
         for place, code in enumerate(tokens)
@@ -144,12 +147,12 @@ def mosaic_picture(tokens: Sequence[int], tiles: Tiles) -> Image.Image:
     return Image.fromarray(np.vstack(rows))
 
 
-def editor(edit: Edit, tiles: Tiles) -> str:
-    """The tokens to choose from, beside the pictures before and after."""
+def figures(edit: Edit) -> str:
+    """The picture as it came, encoded, and edited; the selected place is outlined in each."""
     side = math.isqrt(len(edit.tokens))
     row, column = divmod(edit.selected, side)
     spot = f"--x:{column / side:%};--y:{row / side:%};--side:{1 / side:%}"
-    figures = "".join(
+    shown = "".join(
         f'<figure><div class="spot" style="{spot}"><img src="{url}" alt="{alt}"></div>'
         f"<figcaption>{caption}</figcaption></figure>"
         for url, alt, caption in (
@@ -158,11 +161,7 @@ def editor(edit: Edit, tiles: Tiles) -> str:
             (data_url(edit.after, edit.metadata()), "the picture with your changes", "edited"),
         )
     )
-    cells = mosaic(edit.tokens.tolist(), tiles, edit.selected)
-    return (
-        f'<div class="editor{crisp(edit.after)}"><div>{cells}</div>'
-        f'<div class="after">{figures}</div></div>'
-    )
+    return f'<div class="after{crisp(edit.after)}">{shown}</div>'
 
 
 def editor_status(edit: Edit) -> str:

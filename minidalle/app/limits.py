@@ -24,6 +24,8 @@ MAX_UPLOAD = 10 * 2**20  # bytes of a picture file
 MAX_BODY = MAX_UPLOAD * 4 // 3 + 2**20  # bytes of a request: the picture as base64, and the rest
 MAX_WAITING = 32  # requests in the line
 MAX_EXACT = 2**53 - 1  # the largest whole number that a browser has exactly
+# Gradio's own addresses by which files come in and go out, and other machines' pages are fetched.
+CLOSED = ("upload", "process_recording", "file=", "file/", "proxy=")
 
 
 def check_prompt(prompt: Any) -> str:
@@ -95,9 +97,10 @@ def too_large(size: int) -> str:
 
 
 class Gate:
-    """ASGI middleware: requests of more than `limit` bytes get 413, file uploads 404.
+    """ASGI middleware: requests of more than `limit` bytes get 413, those for files 404.
 
-    The page sends pictures inside its requests, so that nothing is ever put on the disk.
+    The page sends pictures inside its requests and answers, so that nothing is ever put on the
+    disk, and nothing on it or on another machine is ever given out.
     """
 
     def __init__(self, app: Any, limit: int = MAX_BODY):
@@ -106,8 +109,8 @@ class Gate:
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if scope["path"].rstrip("/").endswith("/upload"):
-            return await refuse(send, 404, "this page takes no file uploads")
+        if scope["path"].partition("/gradio_api/")[2].startswith(CLOSED):
+            return await refuse(send, 404, "this page takes no file uploads, and gives no files")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.limit:
             what = f"a request has at most {self.limit:,} bytes, a picture {MAX_UPLOAD:,}"

@@ -12,7 +12,7 @@ from minidalle.app.api import endpoints
 from minidalle.app.draw_tab import DrawTab
 from minidalle.app.edit_tab import EditTab
 from minidalle.app.limits import MAX_WAITING
-from minidalle.app.parts import HIDDEN, MODEL, STYLE, TOUCH, gr, guards, spoken, theme
+from minidalle.app.parts import HIDDEN, ICON, MODEL, STYLE, TOUCH, gr, guards, spoken, theme
 from minidalle.app.studio import Studio
 from minidalle.pipeline import MiniDalle
 
@@ -24,7 +24,7 @@ def build(studio: Studio) -> gr.Blocks:
     """The page for the loaded checkpoints, ready to be launched."""
     with gr.Blocks(title="minidalle", analytics_enabled=False) as page:
         gr.HTML(HEADER, elem_id="header")
-        model = gr.Dropdown(
+        model = gr.Radio(
             studio.names,
             value=studio.names[0],
             label="Model",
@@ -65,6 +65,7 @@ def launch(
         prevent_thread_lock=True,
         theme=theme(),
         css=STYLE,
+        favicon_path=str(ICON),
         footer_links=["api"],
         run_history=False,
         enable_monitoring=False,

@@ -24,6 +24,7 @@ except ImportError as error:
 FILES = Path(__file__).parent
 SCRIPT = (FILES / "page.js").read_text(encoding="utf-8")
 STYLE = (FILES / "style.css").read_text(encoding="utf-8")
+ICON = FILES / "icon.svg"
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # the reader's own
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # the line in which people wait
 TOUCH = {"concurrency_id": "touch", "concurrency_limit": 4}  # what does not wait for a drawing

@@ -68,7 +68,7 @@ class BartTrainConfig:
     bart: BartConfig = field(default_factory=BartConfig.emoji)
     optimizer: str = "muon"  # of the blocks' matrices; "adamw" is plainer and learns slower
     lr: float = 2.5e-3  # at the peak; 1e-3 is better with adamw
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of all parameters, times lr at every step
     blank_caption_share: float = 0.1  # of captions that are left empty
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
     start_from_codebook: bool = True  # image embedding and head know from the start what is alike

@@ -44,7 +44,7 @@ class CLIPTrainConfig:
     model: str = ""
     data: str = "emoji"  # emoji, emoji-more, shapes, or a folder of captioned pictures
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
-    clip: CLIPConfig = field(default_factory=CLIPConfig.emoji)
+    clip: CLIPConfig = field(default_factory=CLIPConfig.emoji)  # its shape
     lr: float = 1e-3  # at the peak
     weight_decay: float = 0.1  # of matrices and convolutions, not of norms, biases, temperature
     max_shift: float = 4.0  # pixels that pictures are moved by, at most, in both directions

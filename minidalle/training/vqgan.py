@@ -41,12 +41,12 @@ REVIVED_FROM = 4096  # latents that are looked at for a place for dead codes
 class VQGANTrainConfig:
     """What the first stage learns, and how."""
 
-    vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)
+    vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)  # its shape
     data: str = "emoji"  # emoji, emoji-more, shapes, a folder of captioned pictures, or shards
     # VQGAN to go on from, a path or hub id, with as many codes or fewer; empty = random weights
     init: str = ""
-    lr: float = 8e-4
-    losses: LossConfig = field(default_factory=LossConfig)
+    lr: float = 8e-4  # at the peak
+    losses: LossConfig = field(default_factory=LossConfig)  # how much each part of the loss counts
     freeze_tokens: bool = False  # keep encoder and codebook of `init`; only the decoder learns on
     ema_decay: float = 0.99  # of the codebook's moving average, per step
     revive_below: float = 0.5  # a code chosen less often than this per step, on average, is dead

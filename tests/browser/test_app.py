@@ -5,6 +5,8 @@ still drawing; one test runs the real command. Nothing may be asked of another m
 `new_page` sees to that.
 """
 
+import base64
+import io
 import os
 import re
 import signal
@@ -28,6 +30,16 @@ from minidalle.clip import CLIP, CLIPConfig  # noqa: E402
 from minidalle.pictures import read_metadata  # noqa: E402
 from minidalle.pipeline import EMBEDDED  # noqa: E402
 
+GIVE = """([kind, file]) => {
+    const bytes = Uint8Array.from(atob(file), char => char.charCodeAt(0));
+    const given = new DataTransfer();
+    given.items.add(new File([bytes], "a.png", {type: "image/png"}));
+    const events = {
+        drop: () => new DragEvent("drop", {dataTransfer: given, bubbles: true, cancelable: true}),
+        paste: () => new ClipboardEvent("paste", {clipboardData: given, bubbles: true}),
+    };
+    document.querySelector("#drop .drop").dispatchEvent(events[kind]());
+}"""  # a picture, dropped onto its place or pasted
 WAIT = 240_000  # milliseconds, for everything: the machine may be busy
 PROMPT = "rocket, noto style"
 
@@ -160,8 +172,7 @@ def test_more_like_this_best_first_and_another_model(visit, shapes):
     page.locator("#settings button").first.click()
     scale = page.get_by_label("number input for Condition scale")
     scale.fill("7.5")
-    page.get_by_label("Model").click()
-    page.get_by_role("option", name="more shapes").click()
+    page.get_by_role("radio", name="more shapes").check()
     expect(scale).not_to_have_value("7.5", timeout=WAIT)  # the other's own
     draw(page, "a small red circle")
     expect(page.get_by_role("button", name="Best first")).to_have_count(0)  # it has no CLIP
@@ -303,6 +314,21 @@ def test_a_picture_to_tokens_and_back(visit, emoji, screenshots, tmp_path):
     expect(page.locator("#edit-status")).to_contain_text("0 of 64 tokens changed", timeout=WAIT)
 
 
+def test_a_picture_is_dropped_then_another_pasted(visit, shapes, tmp_path):
+    page, seen = visit(shapes), []
+    page.get_by_role("tab", name="Picture and tokens").click()
+    page.locator("#drop .drop").wait_for()
+    came = page.locator(".after img").first
+    for kind, colour in (("drop", "red"), ("paste", "blue")):
+        Image.new("RGB", (50, 40), colour).save(tmp_path / "a.png")
+        page.evaluate(GIVE, [kind, base64.b64encode((tmp_path / "a.png").read_bytes()).decode()])
+        came.wait_for()
+        expect(came).not_to_have_attribute("src", seen[-1] if seen else "", timeout=WAIT)
+        seen.append(came.get_attribute("src"))
+    shown = [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in seen]
+    assert [picture.getpixel((0, 0)) for picture in shown] == [(255, 0, 0), (0, 0, 255)]
+
+
 def test_files_that_are_no_pictures_or_too_large_are_refused(visit, shapes, tmp_path):
     page = visit(shapes)
     page.get_by_role("tab", name="Picture and tokens").click()
@@ -327,7 +353,7 @@ def test_the_command_serves_the_page_until_it_is_told_to_stop(new_page):
             page.set_default_timeout(WAIT)
             page.goto(url)
             page.get_by_label("Prompt").wait_for()
-            assert page.get_by_label("Model").count() == 0  # there is one only
+            assert page.get_by_role("radio").count() == 0  # there is one only
             page.goto("about:blank")
             app.send_signal(signal.SIGINT)
             assert app.wait(timeout=60) == 130

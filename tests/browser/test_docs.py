@@ -156,8 +156,11 @@ def test_the_atlas_is_walked_by_keyboard(show):
 
 @pytest.mark.parametrize(
     "address",
-    ["index", "lessons/03_vqgan", "atlas", "reference/settings", "reference/command-line"],
-)
+    [
+        "index", "lessons/03_vqgan", "atlas", "reference/settings", "reference/command-line",
+        "reference/api/checkpoints", "genindex",
+    ],
+)  # fmt: skip
 def test_a_narrow_screen_is_not_wider_than_it_is(new_page, site, screenshots, address):
     page = new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
     page.goto(f"{site}/{address}.html")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -10,10 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import docstrings
 import generated
 import pytest
 import typer
-from docstrings import inline, to_rst
+from docstrings import inline, readable, to_rst
 from mathml import mathml
 
 import minidalle
@@ -58,6 +60,12 @@ def test_every_config_of_the_package_is_shown():
                 assert thing in shown, f"{name} is missing in docs/_ext/generated.py"
 
 
+@pytest.mark.parametrize("config", [*generated.MODEL_CONFIGS, *generated.TRAIN_CONFIGS])
+def test_every_field_of_a_config_says_what_it_is(config):
+    comments = generated.field_comments(config)
+    assert not [field.name for field in dataclasses.fields(config) if not comments[field.name]]
+
+
 def test_presets_tell_how_long_they_learn():
     section = generated.config_section(BartTrainConfig)
     assert re.search(r"\| loop \| `LoopConfig\(steps=\d+", section)
@@ -78,6 +86,7 @@ def test_every_command_and_option_is_on_the_page():
 
 def test_text_of_the_command_line_is_no_markup():
     assert generated.escape("OUT-<seed> *a* `b*` [c]") == "OUT-\\<seed\\> \\*a\\* `b*` \\[c\\]"
+    assert generated.escape("--top-k, `a --b`; x--y ''") == "`--top-k`, `a --b`; x--y `''`"
 
 
 def modules() -> list[str]:
@@ -143,6 +152,19 @@ def test_headed_lists_of_arguments_are_read_too():
 def test_examples_stay_as_they_are():
     assert to_rst(">>> 2 * 3\n6") == ">>> 2 * 3\n6"
     assert inline("2 * 3") == "2 \\* 3"
+
+
+def test_a_signature_can_be_read_by_sphinx():
+    def outer(say=lambda line: None, step=len, *, progress=print):
+        return None
+
+    text = readable(str(inspect.signature(outer)))
+    assert text == "(say=..., step=..., *, progress=...)"
+
+
+def test_the_examples_of_how_docstrings_are_read_are_true():
+    done = doctest.testmod(docstrings)
+    assert done.attempted >= 3 and done.failed == 0
 
 
 def test_a_formula_that_cannot_be_written_stops_the_build():

@@ -147,7 +147,9 @@ def test_the_gate_turns_away_large_requests_and_file_uploads():
     )
     assert pass_gate(headers=[(b"content-length", b"11")]) == ([], 413)
     assert pass_gate(headers=[(b"content-length", b"-3")]) == ([], 413)
-    assert pass_gate(path="/gradio_api/upload") == ([], 404)
+    for name in ("upload", "file=/etc/passwd", "file=https://example.com/a.png", "proxy=a.b"):
+        assert pass_gate(path=f"/gradio_api/{name}") == ([], 404)
+    assert pass_gate(path="/assets/upload.js")[1] is None
     seen, _ = pass_gate(chunks=[b"12345", b"67890", b"more"])  # which says no length
     assert [message["type"] for message in seen] == ["http.request"] * 2 + ["http.disconnect"]
 
@@ -314,6 +316,7 @@ def test_a_drawn_picture_keeps_its_tokens_in_the_editor(studio, drawn):
     assert torch.equal(edit.tokens, drawn.result.tokens[1])
     assert edit.before.tobytes() == drawn.result.images[1].tobytes()
     page = html.editor(edit, studio.tiles[edit.model])
+    assert html.figures(edit).count("<figure>") == 3
     assert page.count("data-place=") == len(edit.tokens) and page.count('tabindex="0"') == 1
     assert f"code {int(edit.tokens[edit.selected])}" in html.editor_status(edit)
     palette = html.palette(edit, studio.tiles[edit.model], [5, 6])
@@ -331,7 +334,7 @@ def tabs(studio):
     from minidalle.app.edit_tab import EditTab
 
     with gr.Blocks(analytics_enabled=False):
-        model = gr.Dropdown(studio.names)
+        model = gr.Radio(studio.names)
         return gr, DrawTab(studio, model), EditTab(studio, model)
 
 
@@ -349,19 +352,19 @@ def test_the_draw_tab_shows_frames_then_the_chosen_picture(tabs, studio):
     assert more[tab.drawn].result.seeds == [8, 9, 10, 11]
     ranked, status, *_ = tab.rank(drawn)
     assert ranked.result.scores and "best first" in status
-    assert tab.defaults("other") == [1.2, 0, 1.0, 2.0]
+    assert studio.defaults("other") == [1.2, 0, 1.0, 2.0]
     *_, other = tab.draw("other", "x", 2, 0, 1.0, 0, 1.0, 1.0)
     assert not other[tab.best]["visible"], "it has no CLIP"
 
 
 def test_the_edit_tab_takes_a_picture_and_changes_a_token(tabs, drawn):
     _, _, tab = tabs
-    edit, view, status, palette, code, row = tab.begin_with_drawn(drawn, 0)
+    edit, view, figures, status, palette, code, row = tab.begin_with_drawn(drawn, 0)
     assert "0 of 16" in status and row["visible"] and code["maximum"] == 63
-    assert view.count("data-place") == 16 and "data-code" in palette
+    assert view.count("data-place") == 16 and "data-code" in palette and "edited" in figures
     edit, *_ = tab.select(edit, SimpleNamespace(place=3))
     new = (int(edit.tokens[3]) + 1) % 64
-    edit, _, status, *_ = tab.put(edit, SimpleNamespace(code=new))
+    edit, _, _, status, *_ = tab.put(edit, SimpleNamespace(code=new))
     assert f"Row 1, column 4: code {new}" in status and "1 of 16" in status
     assert tab.take_back(edit)[0].changed == tab.take_all_back(edit)[0].changed == 0
     upload = html.data_url(drawn.result.images[0])
@@ -536,6 +539,7 @@ def test_it_asks_nothing_of_other_machines_and_is_reached_from_this_one_alone(se
     assert not re.search(r"@import|url\(.?https?:", sheet.text)
     config = httpx.get(f"{page.local_url}config", timeout=WAIT).json()
     assert config["analytics_enabled"] is False and not config["stylesheets"]
+    assert "<svg" in httpx.get(f"{page.local_url}favicon.ico", timeout=WAIT).text
 
 
 def test_large_requests_and_uploads_are_turned_away(served):
@@ -543,6 +547,8 @@ def test_large_requests_and_uploads_are_turned_away(served):
     url = f"{page.local_url}gradio_api/"
     answer = httpx.post(f"{url}upload", files={"files": b"x"}, timeout=WAIT)
     assert answer.status_code == 404 and "no file uploads" in answer.text
+    answer = httpx.get(f"{url}file=https://example.com/a.png", timeout=WAIT)
+    assert answer.status_code == 404 and "gives no files" in answer.text
     large = httpx.post(f"{url}call/encode", content=b"x" * (limits.MAX_BODY + 1), timeout=WAIT)
     assert large.status_code == 413 and "a picture 10,485,760" in large.text
     assert not list(files.iterdir())

@@ -42,10 +42,10 @@ def tidy(notebook: nbformat.NotebookNode) -> str:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     widgets = notebook.metadata.get("widgets", {})  # as saved, for pages without Python
-    text = nbformat.writes(notebook) + "\n"
+    text = nbformat.writes(notebook)
     for number, name in enumerate(name for kind in widgets.values() for name in kind["state"]):
         text = text.replace(name, f"widget-{number:03}")
-    return text
+    return nbformat.writes(nbformat.reads(text, as_version=4)) + "\n"  # sorted by the new names
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from minidalle.viz.codebook import Examples, order_by_likeness
 
 TINTS = ("#CDE3F2", "#FBE3B4", "#C6E9DC", "#F6D3BF", "#EBD3E1")  # light ones of Okabe and Ito's
-GRID = 640  # pixels: side of all the tiles on the page
+GRID = 576  # pixels: side of all the tiles on the page, which fits into a notebook with the panel
 PANEL = 144  # pixels: side of the one that is pointed at, and of its example
 EXAMPLES_IN_A_ROW = 8
 # Outlines the place in an example: white in black is seen on any ground.

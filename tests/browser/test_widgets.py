@@ -1,4 +1,7 @@
-"""Each widget of minidalle.viz.widgets, clicked once in a real JupyterLab: `make browser`."""
+"""Each widget of minidalle.viz.widgets, and lesson 03's atlas, clicked once in a real JupyterLab.
+
+Run by `make browser`.
+"""
 
 import nbformat
 import pytest
@@ -8,7 +11,7 @@ SETUP = """\
 import torch
 from minidalle import MiniDalle
 from minidalle.data.emoji import EmojiDataset
-from minidalle.viz import widgets
+from minidalle.viz import codebook, html, widgets
 model = MiniDalle.from_pretrained()
 images = EmojiDataset("validation").images[:8] / 255
 """
@@ -19,7 +22,7 @@ def show(lab, page, screenshots, request):
     """Open a notebook that shows a widget, run it, and give the place where the widget is."""
     url, folder = lab
 
-    def call(code: str):
+    def call(code: str, what: str = ".jupyter-widgets"):
         notebook = nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_code_cell(SETUP + code)],
             metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
@@ -28,7 +31,7 @@ def show(lab, page, screenshots, request):
         nbformat.write(notebook, folder / name)
         page.goto(f"{url}lab/tree/{name}?reset")
         run_first_cell(page)
-        widget = page.locator(".jp-OutputArea-output .jupyter-widgets").first
+        widget = page.locator(f".jp-OutputArea-output {what}").first
         widget.wait_for()
         return widget
 
@@ -77,3 +80,32 @@ def test_sampling_explorer(show):
     image = picture(widget)
     for number in range(2):
         changes(image, lambda number=number: slide(widget, number))
+
+
+ATLAS = """\
+from IPython.display import HTML
+ids = codebook.encode_all(model.vqgan, images)
+tiles, counts = codebook.code_tiles(model.vqgan), codebook.count_codes(ids, 1024)
+HTML(html.atlas_page(tiles, counts, codebook.choose_examples(ids, images)))
+"""
+
+
+def test_atlas_of_a_lesson(show):
+    atlas = show(ATLAS, "div[class^=atlas-]")
+    cells = atlas.locator("b")
+    assert cells.count() == 1024
+
+    def style(cell, part: str, name: str) -> str:
+        return cell.evaluate(f"element => getComputedStyle(element, '{part}').{name}")
+
+    cell = atlas.locator("b:not(.never)").nth(40)
+    assert style(cell, "::after", "content") == "none"  # until it is pointed at
+    cell.hover()
+    words = cell.get_attribute("data-t")
+    assert words.startswith("code ") and style(cell, "::after", "content") == f'"{words}"'
+    assert style(cell, "::before", "backgroundImage").count("url(") == 2  # a picture, and a mark
+    most_used = atlas.locator("b[style*='--u:0;']")
+    first = cells.first.bounding_box()
+    atlas.get_by_label("by use").check()
+    assert most_used.bounding_box() == first
+    most_used.hover()  # for the screenshot

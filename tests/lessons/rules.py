@@ -139,6 +139,11 @@ def widgets_are_saved(notebook: NotebookNode, name: str) -> Iterator[str]:
                 yield f"a page without Python cannot show the widget of {cell.source[:60]!r}"
 
 
+def colab_cell_is_first(notebook: NotebookNode, name: str) -> Iterator[str]:
+    if code_cells(notebook)[0].source != COLAB_CELL:
+        yield "the first code cell is not the one that installs in Colab"
+
+
 # For lessons.
 
 
@@ -151,11 +156,6 @@ def card_is_on_top(notebook: NotebookNode, name: str) -> Iterator[str]:
         yield f"no Colab badge that opens {page}"
     if re.findall(r"^\| *\*\*(.+?)\*\* *\|", top.source, re.M) != CARD:
         yield f"the card's rows are not {CARD}"
-
-
-def colab_cell_is_first(notebook: NotebookNode, name: str) -> Iterator[str]:
-    if code_cells(notebook)[0].source != COLAB_CELL:
-        yield "the first code cell is not the one that installs in Colab"
 
 
 def headings_end_it(notebook: NotebookNode, name: str) -> Iterator[str]:
@@ -205,11 +205,11 @@ RULES = [
     few_outputs_are_ignored,
     what_is_ignored_is_asserted,
     widgets_are_saved,
+    colab_cell_is_first,
 ]
 LESSON_RULES = [
     *RULES,
     card_is_on_top,
-    colab_cell_is_first,
     headings_end_it,
     exercises_are_checked,
 ]

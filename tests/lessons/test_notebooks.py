@@ -118,7 +118,8 @@ def good_lesson() -> NotebookNode:
 
 def good_solution() -> NotebookNode:
     answers = [ran(f"checks.{name}(1)", f"{rules.RIGHT}\n") for name in ("first", "second")]
-    return numbered([new_markdown_cell("# Solutions"), ran(IMPORT), *answers])
+    start = [new_markdown_cell("# Solutions"), ran(rules.COLAB_CELL), ran(IMPORT)]
+    return numbered([*start, *answers])
 
 
 COLAB, IGNORED, ASSERTED, PLAIN, EXERCISE, CHECKED = 0, 2, 3, 5, 6, 7  # code cells of good_lesson
@@ -268,7 +269,7 @@ def test_every_rule_is_seen_to_fail():
 
 def test_a_wrong_solution_is_found():
     notebook = good_solution()
-    code(notebook, 2).outputs[0].text = "✗ not yet: it is half of that\n"
+    code(notebook, 3).outputs[0].text = "✗ not yet: it is half of that\n"
     assert list(rules.answers_are_right(notebook, NAME)) != []
 
 
@@ -278,7 +279,7 @@ def test_solutions_that_do_not_fit_are_found():
     del solution.cells[-1]
     assert list(rules.solution_complaints(lesson, solution)) != []
     solution = good_solution()
-    code(solution, 0).source = IMPORT.replace("good", "bad")
+    code(solution, 1).source = IMPORT.replace("good", "bad")
     assert list(rules.solution_complaints(lesson, solution)) != []
 
 

@@ -4,6 +4,8 @@
 
     model = MiniDalle.from_pretrained()
     model.generate("red apple, twemoji style", n=9, seed=7).grid().save("apples.png")
+
+Everything else is in the modules, and in the documentation that `make docs` builds.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -34,8 +34,6 @@ from minidalle.training.run_folder import with_commit
 from minidalle.training.settings import refuse
 from minidalle.vqgan import VQGAN, VQGANConfig, VQGANOutput
 
-REVIVED_FROM = 4096  # latents that are looked at for a place for dead codes
-
 
 @dataclass(frozen=True)
 class VQGANTrainConfig:
@@ -137,18 +135,9 @@ class CodebookEMA:
     def revive(
         self, codebook: Tensor, latents: Tensor, below: float, generator: torch.Generator
     ) -> int:
-        """Put dead codes onto latents (M, d), and return how many were dead.
-
-        Latents are drawn at random, the more likely the farther they are from any code: where the
-        codes suffice already, another would soon be dead again.
-        """
+        """Put dead codes onto latents (M, d) drawn at random; return how many were dead."""
         dead = (self.counts < below).nonzero().flatten()
-        if not len(dead):
-            return 0
-        some = torch.randint(len(latents), (REVIVED_FROM,), generator=generator)
-        latents = latents[some.to(latents.device)]
-        far = torch.cdist(latents, codebook).amin(1).square().cpu() + 1e-12
-        chosen = torch.multinomial(far, len(dead), replacement=True, generator=generator)
+        chosen = torch.randint(len(latents), (len(dead),), generator=generator)
         codebook[dead] = latents[chosen.to(latents.device)]
         self.counts[dead] = 1.0
         self.sums[dead] = codebook[dead]

@@ -197,15 +197,6 @@ def test_codebook_follows_and_revives():
     torch.testing.assert_close(codebook[:2], torch.tensor([[2.0, 2.0], [9.0, 9.0]]))
 
 
-def test_dead_codes_go_where_codes_are_missing():
-    codebook = torch.tensor([[0.0, 0.0], [50.0, 50.0], [60.0, 60.0]])
-    ema = CodebookEMA(codebook, decay=0.5)
-    ema.counts = torch.tensor([9.0, 0.0, 0.0])
-    latents = torch.tensor([[0.0, 0.0]] * 99 + [[4.0, 4.0]])
-    assert ema.revive(codebook, latents, 0.5, torch.Generator().manual_seed(0)) == 2
-    assert codebook.tolist() == [[0, 0], [4, 4], [4, 4]]
-
-
 def generators(count):
     return [torch.Generator().manual_seed(i) for i in range(count)]
 

@@ -29,9 +29,9 @@ def published_parameters() -> int:
     return parameter_count(BartConfig.mega()) + parameter_count(VQGANConfig.f16_16384())
 
 
-def smaller(needed: MemoryNeeded) -> int:
-    """What is freed before the most is held, or taken after."""
-    return min(needed.cache + needed.logits, needed.pictures)
+def summed(needed: MemoryNeeded) -> int:
+    """All that is ever taken, though it is never held at one time."""
+    return needed.weights + needed.cache + needed.logits + needed.pictures
 
 
 def most(free: int, needed: Any) -> int:
@@ -54,8 +54,7 @@ def pictures_that_fit(answer: Any) -> str | None:
             return f"{told}, but the weights alone take {mega_needs(1).weights / GB:.1f} GB: 0"
         if found == expected + 1:
             return f"{told}, but {found} need {mega_needs(found).peak / GB:.2f} GB: one too many"
-        summed = most(free, lambda n: mega_needs(n).peak + smaller(mega_needs(n)))
-        if found == summed:
+        if found == most(free, lambda n: summed(mega_needs(n))):
             return f"{told}: the cache is freed before the pictures are decoded; look at `peak`"
         if found == most(free, lambda n: mega_needs(n, torch.float32).peak):
             return f"{told}, as in float32: a number in bfloat16 has two bytes"

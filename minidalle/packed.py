@@ -40,6 +40,12 @@ class PackedDense(nn.Module):
         if self.weight is None:
             weight = self.dense.weight.detach()
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        if rows != 2:
+            return self.multiply(x)
+        two = x.reshape(2, -1)  # are multiplied as four: so weights are read faster by a third
+        return self.multiply(torch.cat([two, two]))[:2].view(*x.shape[:-1], -1)
+
+    def multiply(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
 
 

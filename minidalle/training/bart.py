@@ -71,6 +71,7 @@ class BartTrainConfig:
     weight_decay: float = 0.01  # of all parameters, times lr at every step
     blank_caption_share: float = 0.1  # of captions that are left empty
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
+    variations_until: float = 1.0  # up to this share of the run; then the pictures as they are
     start_from_codebook: bool = True  # image embedding and head know from the start what is alike
     label_spread: float = 0.0  # how far labels reach, in distances of a code to its nearest; 0 = no
     gradient_checkpointing: bool = False  # keep less for the backward pass, compute it again there
@@ -86,7 +87,7 @@ class BartTrainConfig:
         for name in ("weight_decay", "variations", "label_spread"):
             if not 0 <= getattr(self, name) < float("inf"):
                 wrong.append(f"{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("blank_caption_share", "swap_at_most"):
+        for name in ("blank_caption_share", "swap_at_most", "variations_until"):
             if not 0 <= getattr(self, name) <= 1:
                 wrong.append(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
         refuse(wrong)
@@ -232,6 +233,8 @@ class BartTask:
             tokens, texts = self.stream.draw(len(indices))
             others = tokens  # the stream's other pictures are not at hand
         else:
+            if step >= self.config.variations_until * self.loop.steps:
+                indices = indices - indices % (self.config.variations + 1)
             drawn = zip(indices.tolist(), generators, strict=True)
             texts = [self.known.caption(i, generator) for i, generator in drawn]
             tokens, others = self.train_tokens[indices], self.train_tokens

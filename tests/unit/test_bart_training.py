@@ -99,6 +99,17 @@ def test_variations_are_encoded_beside_the_pictures(vqgan_folder):
     assert not torch.equal(varied.train_tokens[1::3], varied.train_tokens[::3])
 
 
+def test_towards_the_end_pictures_are_as_they_are(vqgan_folder):
+    """From a share of the run on a variation's place is taken by its picture, also its caption."""
+    varied = task(vqgan_folder, variations=2, variations_until=0.5)
+    own = varied.train_tokens[[0, 0, 0, 3]]
+    generators = [torch.Generator().manual_seed(i) for i in range(4)]
+    batches = [varied.batch(step, torch.arange(4), generators)["image_ids"] for step in range(3)]
+    assert torch.equal(batches[0], varied.train_tokens[:4])  # of 3 steps the first two vary
+    assert torch.equal(batches[1], varied.train_tokens[:4])
+    assert torch.equal(batches[2], own) and not torch.equal(batches[1], own)
+
+
 def test_gradient_checkpointing_changes_no_gradient(vqgan_folder):
     """With dropout, too: what was dropped in the first pass is dropped again in the second."""
     gradients = []
@@ -119,7 +130,9 @@ def test_gradient_checkpointing_changes_no_gradient(vqgan_folder):
         torch.testing.assert_close(gradients[1][name], expected, msg=name)
 
 
-@pytest.mark.parametrize("name, value", [("variations", -1), ("label_spread", -0.5)])
+@pytest.mark.parametrize(
+    "name, value", [("variations", -1), ("variations_until", 1.5), ("label_spread", -0.5)]
+)
 def test_what_is_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         BartTrainConfig(**{name: value})

@@ -35,7 +35,7 @@ BART = BartConfig(
     codebook_size=128, image_vocab_size=128, image_length=64, max_text_length=16,
     dropout=0.1, normalize_text=False,
 )  # fmt: skip
-SAMPLING = SamplingConfig(temperature=0.3, condition_scale=2.0)
+SAMPLING = SamplingConfig(temperature=1.0, top_p=0.5, condition_scale=2.0)
 SCENES = 100_000  # that Bart learns from; the VQGAN needs fewer
 
 

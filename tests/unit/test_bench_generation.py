@@ -393,7 +393,7 @@ def test_a_worker_process_answers_in_spite_of_what_is_printed():
     assert real.process.returncode == 0
     if worker.STATUS.exists():  # in a process of its own: the pictures' memory is seen
         pixels = 4 * 256 * 3 * TINY_VQGAN.resolution**2
-        assert few + pixels < many
+        assert few + pixels < many < 4e9  # and torch itself is counted in bytes
 
 
 @pytest.mark.parametrize(

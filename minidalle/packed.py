@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minidalle.bart import Bart, BartConfig, Dense
 
-FEW_ROWS = 3  # that Dense multiplies as fast in float32
+FEW_ROWS = 2  # that Dense multiplies as fast in float32
 
 
 class PackedDense(nn.Module):

@@ -34,11 +34,12 @@ docs: .venv/ok   ## build the documentation into build/docs, offline, and check 
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e .[docs]
 	$(BIN)/sphinx-build -q -W --keep-going docs build/docs && $(BIN)/python -m pytest tests/docs
 
-train: .venv/ok  ## train a model like the embedded one from its data, in five runs into runs/
+train: .venv/ok  ## train a model like the embedded one from its data, in six runs into runs/
 	$(BIN)/minidalle train vqgan --run runs/vqgan-1
 	$(BIN)/minidalle train vqgan --preset emoji-finish --set init=runs/vqgan-1 --run runs/vqgan-2
 	$(BIN)/minidalle train vqgan --preset emoji-crisp --set init=runs/vqgan-2 --run runs/vqgan
-	$(BIN)/minidalle train bart --vqgan runs/vqgan --run runs/bart
+	$(BIN)/minidalle train bart --vqgan runs/vqgan --run runs/bart-1
+	$(BIN)/minidalle train bart --preset emoji-finish --vqgan runs/vqgan --set init=runs/bart-1 --run runs/bart
 	$(BIN)/minidalle train clip --model runs/bart --run runs/emoji
 
 train-lessons: .venv/ok  ## train again what the lessons are shipped with

@@ -26,7 +26,8 @@ RunOption = Annotated[
 PresetOption = Annotated[
     str,
     typer.Option(
-        help="Settings to start from: emoji; for vqgan also emoji-finish, -crisp; for bart mini."
+        help="Settings to start from: emoji; to go on, of vqgan and bart emoji-finish, of vqgan "
+        "emoji-crisp; of bart also mini."
     ),
 ]
 DataOption = Annotated[

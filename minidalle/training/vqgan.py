@@ -93,7 +93,7 @@ class VQGANTrainConfig:
         )
         return {
             "emoji": (first, LoopConfig(steps=2300, batch_size=64, evaluate_every=200)),
-            "emoji-finish": (finish, LoopConfig(steps=6000, batch_size=32, evaluate_every=400)),
+            "emoji-finish": (finish, LoopConfig(steps=5500, batch_size=32, evaluate_every=400)),
             "emoji-crisp": (crisp, LoopConfig(steps=800, batch_size=32, evaluate_every=200)),
         }
 

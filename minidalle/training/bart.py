@@ -97,7 +97,7 @@ class BartTrainConfig:
         """By name: "emoji" is the embedded model's Bart, "emoji-finish" goes on from it by `init`.
 
         The first has dropout. The second has none, and takes the pictures as they are after a
-        while: it learns its own drawings better, and draws those of others better, too.
+        while: it draws what it was shown much better, and what it was not shown no worse.
 
         "mini" has DALL·E mini's shape, for GPUs and millions of pictures: a place to begin, which
         was not run.

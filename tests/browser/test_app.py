@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -345,7 +346,10 @@ def test_files_that_are_no_pictures_or_too_large_are_refused(visit, shapes, tmp_
 def test_the_command_serves_the_page_until_it_is_told_to_stop(new_page):
     command = [sys.executable, "-m", "minidalle", "app"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADIO")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as app:
+    options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    # Ctrl-C means something to the page even where whoever runs the tests does not listen to it.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=listens, **options) as app:
         try:
             url = app.stdout.readline().strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WAIT = 300_000  # milliseconds, for everything: the machine may be busy
+FORGOTTEN = 60  # seconds that an idle kernel leaves cells waiting, before they are sent again
 NOTIFICATIONS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 
@@ -65,9 +66,10 @@ def restart_and_run_all(page, timeout: int = 2 * WAIT) -> None:
     status = page.locator(".jp-Notebook-ExecutionIndicator")
     prompts = page.locator(".jp-Notebook .jp-InputPrompt")
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    last_busy = time.monotonic()
 
-    def runs() -> bool:
-        return "*" in "".join(prompts.all_inner_texts()) or is_busy()
+    def some_wait() -> bool:
+        return "*" in "".join(prompts.all_inner_texts())
 
     def is_busy() -> bool:
         return status.get_attribute("data-status") != "idle"
@@ -76,10 +78,21 @@ def restart_and_run_all(page, timeout: int = 2 * WAIT) -> None:
         page.locator('[data-command="notebook:restart-run-all"]').first.click()
         page.locator(".jp-Dialog .jp-mod-accept").click()
         page.wait_for_timeout(5000)
-        return runs()
+        return some_wait() or is_busy()
+
+    def have_run() -> bool:
+        nonlocal last_busy
+        if is_busy():
+            last_busy = time.monotonic()
+        elif not some_wait():
+            return True
+        elif time.monotonic() > last_busy + FORGOTTEN:
+            ask_until_it_runs()
+            last_busy = time.monotonic()
+        return False
 
     wait_until(status, ask_until_it_runs)
-    wait_until(status, lambda: not runs(), timeout)
+    wait_until(status, have_run, timeout)
 
 
 def picture(widget):

@@ -26,8 +26,8 @@ RunOption = Annotated[
 PresetOption = Annotated[
     str,
     typer.Option(
-        help="Settings to start from: emoji; to go on, of vqgan and bart emoji-finish, of vqgan "
-        "emoji-crisp; of bart also mini."
+        help="Settings to start from: emoji; to go on from its run, emoji-finish (vqgan, bart), "
+        "then emoji-crisp (vqgan); mini (tokenizer, bart)."
     ),
 ]
 DataOption = Annotated[

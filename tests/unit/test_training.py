@@ -1,8 +1,10 @@
 """The training loop and its tasks: resuming is exact, learning happens, nothing is lost."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from training_helpers import FewEmoji, Stop, stop_at
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_bart, load_vqgan, native
 from minidalle.data import sources
-from minidalle.pipeline import MiniDalle
+from minidalle.pipeline import EMBEDDED, MiniDalle
 from minidalle.training.bart import BartTask, BartTrainConfig, swap_tokens
 from minidalle.training.clip import CLIPTrainConfig
 from minidalle.training.evaluate import evaluate_bart, evaluate_vqgan, psnr
@@ -228,6 +230,27 @@ def test_psnr():
     assert psnr(torch.ones(1, 3, 4, 4), torch.full((1, 3, 4, 4), 7.0)).item() == pytest.approx(
         100.0
     )
+
+
+def test_the_recipe_can_be_run_and_is_the_one_that_the_card_tells():
+    """Of `make train`: each run has its preset and settings, and goes on from runs before it."""
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    commands = re.findall(r"(minidalle train .*)", makefile)
+    card = (EMBEDDED / "MODEL_CARD.md").read_text()
+    told = re.findall(r"^(minidalle train .*?) *(?:#.*)?$", card, re.MULTILINE)
+    assert commands == told
+    kinds = {"vqgan": VQGANTrainConfig, "bart": BartTrainConfig, "clip": CLIPTrainConfig}
+    made = set()
+    for command in commands:
+        part, *options = command.split()[2:]
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        settings = [value for option, value in given.items() if option == "--set"]
+        with_settings(kinds[part].presets()[given.get("--preset", "emoji")], settings)
+        starts = [value.split("=")[1] for value in settings]
+        starts += [given[option] for option in ("--vqgan", "--model") if option in given]
+        assert set(starts) <= made
+        made.add(given["--run"])
+    assert len(made) == len(commands) == 6
 
 
 def test_settings_by_name():

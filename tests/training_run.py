@@ -45,8 +45,7 @@ def make_task(stage: str, loop: LoopConfig, run: Path):
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
         native.save(folder, vqgan=VQGAN(VQGAN_32))
-    # Muon computes in bfloat16: what differs by rounding would differ by more after it.
-    config = BartTrainConfig(vqgan=str(folder), bart=BART_16, optimizer="adamw", lr=1e-3)
+    config = BartTrainConfig(vqgan=str(folder), bart=BART_16)
     return BartTask(config, loop)
 
 

@@ -19,6 +19,7 @@ from minidalle.bench.contestants import CONTESTANTS, SCALE, TOP_K
 from minidalle.bench.parts import MEASURED, Plan, needed
 from minidalle.bench.race import Contestant, Say, Team
 from minidalle.checkpoints import to_device
+from minidalle.precision import multiplies_bfloat16
 from minidalle.vqgan import VQGANConfig
 
 SIZES = {
@@ -95,7 +96,7 @@ def make_plan(
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"part is {part!r}; it must be one of {', '.join(PARTS)}")
-    names = (ON_CPU if device == "cpu" else ON_GPU) if only is None else only
+    names = suiting(device) if only is None else only
     contestants = tuple(contestant_of(name, bart, vqgan) for name in names)
     plan = Plan(bart, vqgan, contestants, tuple(pictures), tokens, rounds)
     free = available_memory() if device == "cpu" else None
@@ -109,6 +110,12 @@ def make_plan(
                 f"{free / 2**30:.1f} GiB of memory are free; name fewer contestants"
             )
     return plan
+
+
+def suiting(device: str) -> tuple[str, ...]:
+    """The contestants' names that suit a device: in bfloat16 only where that is not emulated."""
+    names, fast = (ON_CPU if device == "cpu" else ON_GPU), multiplies_bfloat16(device)
+    return tuple(name for name in names if fast or not name.endswith("bfloat16"))
 
 
 def contestant_of(name: str, bart: BartConfig, vqgan: VQGANConfig) -> Contestant:

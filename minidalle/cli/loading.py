@@ -52,23 +52,17 @@ def choose_dtype(dtype: str, device: str, weights: Callable[[], int] = lambda: 0
     On a CPU it is float32, or bfloat16 where the processor multiplies it and the model has LARGE
     weights (in bytes): those of small ones are in its caches anyway.
     """
-    import torch
-
     if dtype != "auto":
         return dtype
-    if device.startswith("cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)  # emulated, it is slow
-        return "bfloat16" if native else "float16"
-    fast = device == "cpu" and multiplies_bfloat16() and weights() >= LARGE
-    return "bfloat16" if fast else "float32"
 
-
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it, as far as torch can tell."""
     import torch
 
-    known = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16"))
+    from minidalle.precision import multiplies_bfloat16
+
+    fast = multiplies_bfloat16(device)
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return "bfloat16" if fast else "float16"
+    return "bfloat16" if fast and weights() >= LARGE else "float32"
 
 
 @contextmanager

@@ -41,7 +41,9 @@ from minidalle.sampling import SamplingConfig
 from minidalle.tokenizer import ByteLevelBPE
 from minidalle.training.evaluate import evaluate_bart
 from minidalle.training.loop import Generators, LoopConfig
+from minidalle.training.muon import Muon
 from minidalle.training.run_folder import with_commit
+from minidalle.training.schedule import precision_of
 from minidalle.training.settings import refuse
 from minidalle.vqgan import VQGAN
 
@@ -229,8 +231,8 @@ class BartTask:
         common = {"lr": config.lr, "weight_decay": config.weight_decay}
         optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), **common)]
         if matrices:
-            muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common)
-            optimizers.insert(0, muon)
+            dtype = torch.bfloat16 if precision_of(self.loop) == "bf16" else torch.float32
+            optimizers.insert(0, Muon(matrices, dtype=dtype, **common))
         return optimizers
 
     def batch(self, step: int, indices: Tensor, generators: Generators) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -38,6 +39,7 @@ from minidalle.training.run_folder import (
 from minidalle.training.schedule import (
     LoopConfig,
     learning_rate_factor,
+    precision_of,
     samples_of_step,
     seed_of,
 )
@@ -123,8 +125,9 @@ class Trainer:
         self.task, self.config, self.run = task, config, run
         self.configs = {"loop": config, "task": task.config}
         trackers = tracker_names(config.trackers) or None
+        AcceleratorState._reset_state()  # else only runs of one precision could follow each other
         self.accelerator = Accelerator(
-            mixed_precision=config.precision, log_with=trackers, project_dir=run
+            mixed_precision=precision_of(config), log_with=trackers, project_dir=run
         )
         check_parts(task, config, self.accelerator.num_processes)
         self.is_main = self.accelerator.is_main_process  # one process writes for all

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
+from minidalle.precision import multiplies_bfloat16
 from minidalle.training.settings import refuse
 
 
@@ -29,7 +32,7 @@ class LoopConfig:
     warmup_steps: int = 100  # of rising learning rate, linearly; then it falls along a cosine
     grad_clip: float = 1.0  # the gradient's norm is cut to this
     weights_ema: float = 0.0  # decay per step of the averaged weights, from 0 (none) to below 1
-    precision: str = "bf16"  # "no" (float32) or "bf16" (autocast)
+    precision: str = "auto"  # "no" (float32), "bf16" (autocast); "auto": bf16 where it is fast
     seed: int = 0  # of everything random in the run
     log_every: int = 20  # steps between lines in metrics.jsonl
     evaluate_every: int = 500  # steps between evaluations on the validation split, with samples
@@ -51,9 +54,17 @@ class LoopConfig:
             wrong.append(
                 f"weights_ema is {self.weights_ema}; it must be from 0 (no average) to below 1"
             )
-        if self.precision not in ("no", "bf16"):
-            wrong.append(f"precision is {self.precision!r}; it must be 'no' or 'bf16'")
+        if self.precision not in ("auto", "no", "bf16"):
+            wrong.append(f"precision is {self.precision!r}; it must be 'auto', 'no' or 'bf16'")
         refuse(wrong)
+
+
+def precision_of(config: LoopConfig) -> str:
+    """What this process computes in, on its device: "no" (float32) or "bf16" (autocast)."""
+    if config.precision != "auto":
+        return config.precision
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    return "bf16" if multiplies_bfloat16(device) else "no"
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:

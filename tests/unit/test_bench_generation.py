@@ -83,6 +83,7 @@ def told():
     """Every part, with fake contestants."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "Team", FakeTeam)
+        patch.setattr(generation, "multiplies_bfloat16", lambda device: True)
         return bench_generation("tiny", rounds=3, tokens=8, threads=1)
 
 
@@ -487,6 +488,19 @@ def test_min_dalle_runs_its_own_loop_cut_where_asked():
     for road in told["answers"][:2]:
         assert road["seconds"] == pytest.approx(road["tokens"] + road["decode"])
     assert len(told["answers"][3]["steps"]) == 2
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_timed_only_where_it_is_not_emulated(fake, monkeypatch, fast):
+    """Unless it is asked for by name."""
+    monkeypatch.setattr(generation, "multiplies_bfloat16", lambda device: fast)
+
+    def dtypes(**options):
+        told = bench_generation("tiny", rounds=1, parts=["road"], pictures=[1], **options)
+        return {row["dtype"] for row in told["road"]}
+
+    assert dtypes() == ({"float32", "bfloat16"} if fast else {"float32"})
+    assert dtypes(only=["ours-bfloat16"]) == {"bfloat16"}
 
 
 def test_all_are_of_one_size():

@@ -350,7 +350,7 @@ def test_automatic_precision(monkeypatch, device, there, native_bfloat16, expect
 )
 def test_automatic_precision_of_a_processor(monkeypatch, fast, weights, expected):
     """bfloat16 where the processor multiplies it, and the weights are many."""
-    monkeypatch.setattr("minidalle.cli.loading.multiplies_bfloat16", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": fast})
     assert choose_dtype("auto", "cpu", lambda: weights) == expected
     assert choose_dtype("auto", "mps", lambda: weights) == "float32"
 

@@ -290,7 +290,7 @@ def test_settings_that_are_wrong_are_named_together():
         "label_spread is -1.0; it must be at least 0",
         "swap_at_most is 2.0; it must be from 0 to 1",
         "steps is 0; it must be at least 1",
-        "precision is 'fp8'; it must be 'no' or 'bf16'",
+        "precision is 'fp8'; it must be 'auto', 'no' or 'bf16'",
         "no field is named 'btch_size'; did you mean 'batch_size'?",
         "no field is named 'stps'; did you mean 'steps'? There are: accumulate, batch_size, ",
     ]

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minidalle import bart, packed, sampling, vqgan
+from minidalle.precision import multiplies_bfloat16
 from minidalle.sampling import SamplingConfig, stream_tokens
 
 START, STEPS = 128, 8
@@ -120,7 +121,7 @@ def compare(what: str, undone: dict, measure, rounds: int) -> None:
 
 
 def main(rounds: int) -> None:
-    for name in ("bfloat16", "float32"):
+    for name in ("bfloat16", "float32") if multiplies_bfloat16("cpu") else ("float32",):
         torch.set_default_dtype(getattr(torch, name))
         model = bart.Bart(bart.BartConfig.mini()).eval()
         for pictures in (1, 9):

@@ -14,6 +14,7 @@ from minidalle.memory import (
     memory_needed,
     parameter_count,
 )
+from minidalle.packed import packed_bytes
 from minidalle.vqgan import VQGANConfig
 
 MINI, VQGAN = BartConfig.mini(), VQGANConfig.f16_16384()
@@ -32,8 +33,14 @@ def test_mini_counted_by_hand():
     assert needed.packed == 2 * (12 * (6 * 1024**2 + 3 * 1024 * 2730) + 1024 * 16385)
     drawing = needed.cache + needed.logits + needed.packed
     assert needed.peak_packed == 2000 + max(drawing, needed.pictures)
+
+
+@pytest.mark.parametrize("processor", ["AVX512", "AVX2"])
+def test_a_single_picture_is_packed_for_where_that_is_worth_it(monkeypatch, processor):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
     one = memory_needed(MINI, VQGAN, parameters=1000, n=1, dtype=torch.float32)
-    assert one.packed == 0 and one.peak == one.peak_packed  # two rows are not worth it
+    assert one.packed == (packed_bytes(MINI, torch.float32) if processor == "AVX2" else 0)
+    assert (one.peak == one.peak_packed) == (processor == "AVX512")
 
 
 def test_pictures_are_decoded_in_parts_below_the_bound():

@@ -5,7 +5,7 @@ import torch
 
 from minidalle import MiniDalle, sampling
 from minidalle.bart import Bart, BartConfig, Dense
-from minidalle.packed import PackedDense, can_pack, packed, packed_bytes
+from minidalle.packed import PackedDense, can_pack, packed, packed_bytes, pays
 from minidalle.sampling import SamplingConfig, generate_tokens
 
 CONFIG = BartConfig.tiny()
@@ -31,11 +31,13 @@ def packed_weights(bart: Bart) -> list[Dense]:
     return [module.dense for module in modules]
 
 
+@pytest.mark.parametrize("processor", ["AVX2", "AVX512"])  # taken for it: any can do both ways
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("pictures", [1, 4])
-def test_a_twin_decodes_as_the_model(bart, dtype, pictures):
+def test_a_twin_decodes_as_the_model(bart, monkeypatch, dtype, pictures, processor):
     if not PACKABLE[dtype]:
         pytest.skip(f"torch packs no {dtype} weights on this machine")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
     model = Bart(CONFIG).eval()
     model.load_state_dict(bart.state_dict())
     model = model.to(getattr(torch, dtype))
@@ -49,8 +51,8 @@ def test_a_twin_decodes_as_the_model(bart, dtype, pictures):
             fast = twin.decode(ids, memory, MASK, caches[1])
             torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
     used = packed_weights(twin)
-    if dtype == "float32" and pictures == 1:
-        assert not used  # two rows are as fast as they are
+    if not pays(getattr(torch, dtype), 2 * pictures):
+        assert not used
     else:
         held = sum(dense.weight.nbytes for dense in used)
         assert held == packed_bytes(CONFIG, getattr(torch, dtype)) > 0
@@ -58,6 +60,18 @@ def test_a_twin_decodes_as_the_model(bart, dtype, pictures):
     assert [p.data_ptr() for p in twin.encoder.parameters()] == [
         p.data_ptr() for p in model.encoder.parameters()
     ]
+
+
+@pytest.mark.parametrize(
+    ("processor", "dtype", "rows"),  # rows: the first that are packed
+    [("AVX512", "float32", 3), ("AVX2", "float32", 1), ("DEFAULT", "float32", 3)]
+    + [(processor, "bfloat16", 1) for processor in ("AVX512", "AVX2")],
+)
+def test_how_many_rows_pay_depends_on_the_processor(monkeypatch, processor, dtype, rows):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    paid = [pays(getattr(torch, dtype), n) for n in range(1, 7)]
+    assert paid == [n >= rows for n in range(1, 7)]
+    assert not pays(torch.float16, 8)
 
 
 def test_tokens_are_the_same(bart):

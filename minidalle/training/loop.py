@@ -133,6 +133,8 @@ class Trainer:
         self.is_main = self.accelerator.is_main_process  # one process writes for all
         if self.is_main:
             start_run_folder(run, self.configs)
+            precision = "bfloat16" if self.accelerator.mixed_precision == "bf16" else "float32"
+            log.info("computing in %s on %s", precision, self.accelerator.device)
         self.model = self.accelerator.prepare(task.model)
         self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in task.optimizers()]
         # The parameters' groups, whose learning rates the loop sets before every step.

@@ -62,14 +62,18 @@ class Seen(ToyTask):
         self.model.layers[0].register_forward_hook(lambda m, i, out: self.dtypes.add(out.dtype))
 
 
-def test_runs_of_different_precision_follow_each_other_in_one_process(fast, tmp_path):
+def test_runs_of_different_precision_follow_each_other_in_one_process(fast, tmp_path, caplog):
     """As in a notebook; accelerate by itself keeps to the first."""
     auto = torch.bfloat16 if fast else torch.float32
+    caplog.set_level("INFO")
     runs = [("no", torch.float32), ("bf16", torch.bfloat16), ("auto", auto), ("no", torch.float32)]
     for number, (precision, dtype) in enumerate(runs):
         task = Seen()
         train(task, replace(LOOP, precision=precision, steps=1), tmp_path / str(number))
         assert task.dtypes == {dtype}
+        said = f"computing in {str(dtype).removeprefix('torch.')} on cpu"
+        assert said in caplog.messages
+        caplog.clear()
 
 
 def test_the_blocks_optimizer_computes_in_the_same(fast, tmp_path, monkeypatch):

@@ -50,19 +50,24 @@ def address(lab: subprocess.Popen, log: Path) -> str:
 
 def run_first_cell(page) -> None:
     """Run it, and again where JupyterLab forgot it, which it does while the kernel starts."""
-    prompt = page.locator(".jp-Notebook .jp-InputPrompt").first
+    prompt = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").first
     prompt.wait_for()
     end = time.monotonic() + WAIT / 1000
     while not re.search(r"\d", shown := prompt.inner_text()):
         assert time.monotonic() < end, f"the cell was not run: {shown}"
         if "*" not in shown:
-            page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+            page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
             page.keyboard.press("Shift+Enter")
         page.wait_for_timeout(1000)
 
 
 def restart_and_run_all(page, timeout: int = 2 * WAIT) -> None:
-    """The toolbar's ⏭, its question answered, and the wait until every cell has run."""
+    """The toolbar's ⏭, its question answered, and the wait until every cell has run.
+
+    The first cell is run before: restarting a kernel that has just been connected can leave
+    JupyterLab and its server in different protocols, and then no cell is ever answered.
+    """
+    run_first_cell(page)
     status = page.locator(".jp-Notebook-ExecutionIndicator")
     prompts = page.locator(".jp-Notebook .jp-InputPrompt")
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()

@@ -1,7 +1,8 @@
 """In which precision a machine computes fast.
 
 Where a processor or a GPU has no instructions for bfloat16, torch computes in it all the same, but
-many times more slowly than in float32. So whoever chooses a precision asks first.
+products of more than a few rows take many times as long as in float32. So whoever chooses a
+precision asks first.
 """
 
 from __future__ import annotations

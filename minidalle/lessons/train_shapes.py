@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from minidalle.bart import BartConfig
-from minidalle.data.shapes import ShapesDataset
+from minidalle.data.shapes import Scene, ShapesDataset, held_out, sample_scene
 from minidalle.data.sources import SHAPES_HELD_OUT, ShapesSource
 from minidalle.lessons import SHIPPED
 from minidalle.pipeline import MiniDalle
@@ -39,6 +41,22 @@ SAMPLING = SamplingConfig(temperature=1.0, top_p=0.5, condition_scale=2.0)
 SCENES = 100_000  # that Bart learns from; the VQGAN needs fewer
 
 
+class MoreSmallThings(ShapesDataset):
+    """Every other scene is drawn anew until something in it is small: that is harder to draw."""
+
+    def scene(self, index: int) -> Scene:
+        scene = super().scene(index)
+        if index % 2 == 0:
+            generator = torch.Generator().manual_seed(index + 77)
+            while not has_small(scene) or held_out(scene, self.exclude):
+                scene = sample_scene(generator, self.max_objects)
+        return scene
+
+
+def has_small(scene: Scene) -> bool:
+    return any(thing.kind.size == "small" for thing in scene.objects)
+
+
 def train_vqgan() -> Path:
     """Pictures to tokens. Few codes for plain places: what Bart cannot know is noise to it."""
     config = VQGANTrainConfig(
@@ -52,15 +70,15 @@ def train_vqgan() -> Path:
 def train_bart(vqgan: Path) -> Path:
     """Captions to tokens."""
     config = BartTrainConfig(
-        vqgan=str(vqgan), bart=BART, sampling=SAMPLING, lr=2e-3, weight_decay=0.02,
+        vqgan=str(vqgan), bart=BART, sampling=SAMPLING, lr=2e-3, tables_lr=0.1, weight_decay=0.3,
         label_spread=0.5, swap_at_most=0.6,
     )  # fmt: skip
     loop = LoopConfig(
         steps=4500, batch_size=48, warmup_steps=100, precision="no", weights_ema=0.998, seed=5
     )
-    known = ShapesSource(ShapesDataset(SCENES, 0), VQGAN.resolution)
-    held_out = ShapesSource(ShapesDataset(SHAPES_HELD_OUT, 1, "held_out"), VQGAN.resolution)
-    print(train(BartTask(config, loop, (known, held_out)), loop, RUNS / "bart"))
+    known = ShapesSource(MoreSmallThings(SCENES, 0), VQGAN.resolution)
+    unseen = ShapesSource(ShapesDataset(SHAPES_HELD_OUT, 1, "held_out"), VQGAN.resolution)
+    print(train(BartTask(config, loop, (known, unseen)), loop, RUNS / "bart"))
     return RUNS / "bart"
 
 

@@ -75,6 +75,7 @@ class BartTrainConfig:
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
     variations_until: float = 1.0  # up to this share of the run; then the pictures as they are
     start_from_codebook: bool = True  # image embedding and head know from the start what is alike
+    tables_lr: float = 1.0  # of image embedding and head, times lr; below 1 they know it longer
     label_spread: float = 0.0  # how far labels reach, in distances of a code to its nearest; 0 = no
     gradient_checkpointing: bool = False  # keep less for the backward pass, compute it again there
     swap_at_most: float = 1.0  # a picture's share of swapped input tokens is drawn from 0 to this
@@ -83,7 +84,11 @@ class BartTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        wrong = [] if self.lr > 0 else [f"lr is {self.lr}; it must be above 0"]
+        wrong = [
+            f"{name} is {getattr(self, name)}; it must be above 0"
+            for name in ("lr", "tables_lr")
+            if not getattr(self, name) > 0
+        ]
         if self.optimizer not in ("muon", "adamw"):
             wrong.append(f"optimizer is {self.optimizer!r}; it must be 'muon' or 'adamw'")
         for name in ("weight_decay", "variations", "label_spread"):
@@ -226,10 +231,13 @@ class BartTask:
         matrices = [p for stack in stacks for p in stack.parameters() if p.ndim == 2]
         if config.optimizer == "adamw":
             matrices = []
-        inside = set(matrices)
-        others = [p for p in self.model.parameters() if p not in inside]
+        tables = [self.model.decoder.embed_tokens.weight, self.model.lm_head.weight]
+        apart = {*matrices, *tables}
+        others = [p for p in self.model.parameters() if p not in apart]
         common = {"lr": config.lr, "weight_decay": config.weight_decay}
-        optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), **common)]
+        slower = {"params": tables, "lr": config.lr * config.tables_lr}
+        groups = [{"params": others}, slower]
+        optimizers = [torch.optim.AdamW(groups, betas=(0.9, 0.98), **common)]
         if matrices:
             dtype = torch.bfloat16 if precision_of(self.loop) == "bf16" else torch.float32
             optimizers.insert(0, Muon(matrices, dtype=dtype, **common))

@@ -65,6 +65,24 @@ def test_the_first_loss_is_that_of_a_guess(vqgan_folder):
         assert float(loss.detach()) == pytest.approx(math.log(64), rel=0.03)
 
 
+def test_embedding_and_head_may_learn_slower(vqgan_folder):
+    """Adam's first step goes as far as the learning rate says, whatever the gradient."""
+    moved = []
+    for tables_lr in (1.0, 0.1):
+        one = task(vqgan_folder, tables_lr=tables_lr, weight_decay=0.0)
+        tables = [one.model.decoder.embed_tokens.weight, one.model.lm_head.weight]
+        words = one.model.encoder.embed_tokens.weight
+        before = [table.detach().clone() for table in (*tables, words)]
+        loss, _ = one.loss(one.model, first_batch(one))
+        loss.backward()
+        for optimizer in one.optimizers():
+            optimizer.step()
+        pairs = zip((*tables, words), before, strict=True)
+        moved.append([float((now - then).detach().abs().max()) for now, then in pairs])
+    assert moved[0] == pytest.approx([2.5e-3] * 3, rel=0.01)
+    assert moved[1] == pytest.approx([2.5e-4, 2.5e-4, 2.5e-3], rel=0.01)
+
+
 def test_labels_are_spread_over_near_codes_only():
     codes = torch.tensor([[0.0], [1.0], [2.0], [50.0]])
     labels = soft_labels(codes, 0.5)
@@ -131,7 +149,8 @@ def test_gradient_checkpointing_changes_no_gradient(vqgan_folder):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("variations", -1), ("variations_until", 1.5), ("label_spread", -0.5)]
+    "name, value",
+    [("variations", -1), ("variations_until", 1.5), ("label_spread", -0.5), ("tables_lr", 0.0)],
 )
 def test_what_is_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):

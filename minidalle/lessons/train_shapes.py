@@ -3,7 +3,7 @@
     python -m minidalle.lessons.train_shapes           into the package's pretrained/ folder
     python -m minidalle.lessons.train_shapes --into runs
 
-It takes about half an hour on one CPU core. The runs are kept in `runs-shapes/` of the folder that
+It takes about forty minutes on one CPU core. The runs are kept in `runs-shapes/` of the folder that
 you are in; the same command goes on after a crash.
 """
 

@@ -234,9 +234,8 @@ class BartTask:
         tables = [self.model.decoder.embed_tokens.weight, self.model.lm_head.weight]
         apart = {*matrices, *tables}
         others = [p for p in self.model.parameters() if p not in apart]
+        groups = [{"params": others}, {"params": tables, "lr": config.lr * config.tables_lr}]
         common = {"lr": config.lr, "weight_decay": config.weight_decay}
-        slower = {"params": tables, "lr": config.lr * config.tables_lr}
-        groups = [{"params": others}, slower]
         optimizers = [torch.optim.AdamW(groups, betas=(0.9, 0.98), **common)]
         if matrices:
             dtype = torch.bfloat16 if precision_of(self.loop) == "bf16" else torch.float32

@@ -159,10 +159,22 @@ def card_is_on_top(notebook: NotebookNode, name: str) -> Iterator[str]:
 
 
 def headings_end_it(notebook: NotebookNode, name: str) -> Iterator[str]:
-    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    headings = re.findall(r"^## (.+)$", source, re.M)
+    headings = headings_of(notebook)
     if headings[-3:] != HEADINGS:
         yield f"it ends with {headings[-3:]}, not with {HEADINGS}"
+
+
+def no_section_is_lost(notebook: NotebookNode, name: str) -> Iterator[str]:
+    """Where sections have numbers."""
+    found = [re.match(r"(\d+)\. ", heading) for heading in headings_of(notebook)]
+    numbers = [int(number[1]) for number in found if number]
+    if numbers != list(range(1, len(numbers) + 1)):
+        yield f"its sections have the numbers {numbers}"
+
+
+def headings_of(notebook: NotebookNode) -> list[str]:
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"^## (.+)$", source, re.M)
 
 
 def exercises_are_checked(notebook: NotebookNode, name: str) -> Iterator[str]:
@@ -211,6 +223,7 @@ LESSON_RULES = [
     *RULES,
     card_is_on_top,
     headings_end_it,
+    no_section_is_lost,
     exercises_are_checked,
 ]
 SOLUTION_RULES = [*RULES, answers_are_right]

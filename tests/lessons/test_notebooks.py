@@ -204,6 +204,10 @@ def no_summary(notebook):
     notebook.cells = [cell for cell in notebook.cells if cell.source != "## Summary"]
 
 
+def section_lost(notebook):
+    notebook.cells[0].source += "\n## 1. A question\n\n## 3. An answer\n"
+
+
 def unchecked_exercise(notebook):
     code(notebook, CHECKED).source = "print(answer)"
 
@@ -239,6 +243,7 @@ BROKEN = {
     card_lacks_a_row: rules.card_is_on_top,
     no_colab_cell: rules.colab_cell_is_first,
     no_summary: rules.headings_end_it,
+    section_lost: rules.no_section_is_lost,
     unchecked_exercise: rules.exercises_are_checked,
     answered_exercise: rules.exercises_are_checked,
     checker_that_says_something_else: rules.exercises_are_checked,

@@ -42,7 +42,13 @@ SCENES = 100_000  # that Bart learns from; the VQGAN needs fewer
 
 
 class MoreSmallThings(ShapesDataset):
-    """Every other scene is drawn anew until something in it is small: that is harder to draw."""
+    """Scenes to train on; every other one is drawn anew until something small is in it.
+
+    Small things are harder to draw.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(size, seed=0)
 
     def scene(self, index: int) -> Scene:
         scene = super().scene(index)
@@ -76,7 +82,7 @@ def train_bart(vqgan: Path) -> Path:
     loop = LoopConfig(
         steps=4500, batch_size=48, warmup_steps=100, precision="no", weights_ema=0.998, seed=5
     )
-    known = ShapesSource(MoreSmallThings(SCENES, 0), VQGAN.resolution)
+    known = ShapesSource(MoreSmallThings(SCENES), VQGAN.resolution)
     unseen = ShapesSource(ShapesDataset(SHAPES_HELD_OUT, 1, "held_out"), VQGAN.resolution)
     print(train(BartTask(config, loop, (known, unseen)), loop, RUNS / "bart"))
     return RUNS / "bart"

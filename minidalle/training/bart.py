@@ -75,7 +75,7 @@ class BartTrainConfig:
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
     variations_until: float = 1.0  # up to this share of the run; then the pictures as they are
     start_from_codebook: bool = True  # image embedding and head know from the start what is alike
-    tables_lr: float = 1.0  # of image embedding and head, times lr; below 1 they know it longer
+    tables_lr: float = 1.0  # of image embedding and head, times lr: below 1 less of it is forgotten
     label_spread: float = 0.0  # how far labels reach, in distances of a code to its nearest; 0 = no
     gradient_checkpointing: bool = False  # keep less for the backward pass, compute it again there
     swap_at_most: float = 1.0  # a picture's share of swapped input tokens is drawn from 0 to this

@@ -166,10 +166,12 @@ def evaluate_shapes(
 ) -> dict[str, Any]:
     """The figures of both parts on shapes, and under "oracle" how many captions are drawn right.
 
-    `count` scenes are taken from the whole grammar; of each caption one picture is drawn, with seed
-    0 and by `model.sampling`, which is stated. `right` is the share in which the caption holds,
-    `ceiling_right` that share of the true pictures' reconstructions. Both also by the number of
-    objects, and by whether the scene has a (colour, shape) pair that `ShapesDataset` holds out.
+    `count` scenes are taken from the whole grammar; of the caption of scene i one picture is drawn,
+    with seed i (there are few captions of one object, so one seed for all would draw the same few
+    pictures again and again), and by `model.sampling`, which is stated. `right` is the share in
+    which the caption holds, `ceiling_right` that share of the true pictures' reconstructions. Both
+    also by the number of objects, and by whether the scene has a (colour, shape) pair that
+    `ShapesDataset` holds out.
     """
     if count < 1:
         raise ValueError(f"{count} captions; at least 1 is needed")
@@ -180,7 +182,10 @@ def evaluate_shapes(
     figures: dict[str, Any] = evaluate_parts(model, images, captions)
     drawn, again = [], []
     for part in torch.arange(count).split(BATCH):
-        results = model.generate([captions[i] for i in part.tolist()], seed=0)
+        pairs = [(captions[i], i) for i in part.tolist()]
+        tokens = model.draw_tokens(pairs, model.sampling)
+        wanted = [(caption, [seed]) for caption, seed in pairs]
+        results = model.results_of(wanted, tokens, model.sampling)
         drawn += [to_tensor(result.images[0]) for result in results]
         again.append(reconstructions(model, images[part]))
         if progress:

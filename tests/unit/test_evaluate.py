@@ -95,6 +95,17 @@ class PerfectModel:
             results.append(Result(prompt, images, tokens, seeds, self.sampling, 16, 16, "", ""))
         return results
 
+    def draw_tokens(self, pairs, sampling):
+        """In the place of tokens the number of the right picture: (B, 1)."""
+        self.calls += pairs
+        return torch.tensor([[self.captions.index(caption)] for caption, _ in pairs])
+
+    def results_of(self, wanted, tokens, sampling):
+        return [
+            Result(prompt, [to_pil(self.images[i] / 255)], i, seeds, sampling, 16, 16, "", "")
+            for (prompt, seeds), i in zip(wanted, tokens[:, 0], strict=True)
+        ]
+
     def rerank(self, result):
         """The lowest seed first: the right picture, where it is there."""
         order = sorted(range(len(result.seeds)), key=result.seeds.__getitem__)
@@ -307,6 +318,7 @@ def test_shapes_figures(model, monkeypatch):
     figures = evaluate_shapes(perfect, 70)
     oracle = figures["oracle"]
     assert oracle["right"] == 1 and oracle["captions"] == 70
+    assert perfect.calls == [(scene.caption, seed) for seed, scene in enumerate(scenes)]
     assert all(row["right"] == 1 for row in oracle["groups"].values())
     assert sum(row["captions"] for row in oracle["groups"].values()) == 70
     assert set(oracle["groups"]) == {kind_of(scene) for scene in scenes}

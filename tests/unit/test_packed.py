@@ -5,7 +5,15 @@ import torch
 
 from minidalle import MiniDalle, sampling
 from minidalle.bart import Bart, BartConfig, Dense
-from minidalle.packed import PackedDense, can_pack, packed, packed_bytes, pays
+from minidalle.packed import (
+    PackedDense,
+    can_pack,
+    can_pack_halves,
+    holds_halves,
+    packed,
+    packed_bytes,
+    pays,
+)
 from minidalle.sampling import SamplingConfig, generate_tokens
 
 CONFIG = BartConfig.tiny()
@@ -72,6 +80,45 @@ def test_how_many_rows_pay_depends_on_the_processor(monkeypatch, processor, dtyp
     paid = [pays(getattr(torch, dtype), n) for n in range(1, 7)]
     assert paid == [n >= rows for n in range(1, 7)]
     assert not pays(torch.float16, 8)
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+def test_weights_that_float16_holds_are_packed_in_it(bart, monkeypatch, pictures):
+    """A weight that says more is not, and both kinds give what the plain one gives."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    if not PACKABLE["float32"] or not can_pack_halves(torch.float32):
+        pytest.skip("torch packs no float16 weights on this machine")
+    model = Bart(CONFIG).eval()
+    model.load_state_dict({name: value.half() for name, value in bart.state_dict().items()})
+    model.lm_head.weight.data[-1, -1] += 1e-6
+    twin = packed(model)
+    with torch.no_grad():
+        memory = model.encode(TEXT, MASK)
+        caches = model.new_cache(memory), model.new_cache(memory)
+        for _ in range(5):
+            ids = torch.randint(CONFIG.codebook_size, (2 * pictures, 1))
+            plain = model.decode(ids, memory, MASK, caches[0])
+            fast = twin.decode(ids, memory, MASK, caches[1])
+            torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+    assert isinstance(twin.lm_head.weight, torch.Tensor)
+    weights = [m.weight for m in twin.decoder.modules() if isinstance(m, PackedDense)]
+    used = [weight for weight in weights if weight is not None]
+    assert len(used) == 9 * CONFIG.decoder_layers
+    assert all(isinstance(weight, torch.ScriptObject) for weight in used)
+
+
+def test_what_float16_holds():
+    exact = torch.randn(5, 7).half().float()
+    assert holds_halves(exact)
+    for place, value in [
+        ((4, 6), 1 + 2**-11),
+        ((0, 0), 2**17),
+        ((2, 3), 1e-9),
+        ((1, 1), torch.nan),
+    ]:
+        weight = exact.clone()
+        weight[place] = value
+        assert not holds_halves(weight), value
 
 
 def test_tokens_are_the_same(bart):

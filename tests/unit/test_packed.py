@@ -107,6 +107,16 @@ def test_weights_that_float16_holds_are_packed_in_it(bart, monkeypatch, pictures
     assert all(isinstance(weight, torch.ScriptObject) for weight in used)
 
 
+@pytest.mark.skipif(not can_pack_halves(torch.float32), reason="packs no float16 weights here")
+def test_every_number_of_float16_comes_through():
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
+    dense = Dense(64, 992)
+    dense.weight.data = every[every.isfinite()].view(992, 64)
+    layer = PackedDense(dense)
+    assert torch.equal(layer(torch.eye(64)).T, dense.weight)
+    assert isinstance(layer.weight, torch.ScriptObject)
+
+
 def test_what_float16_holds():
     exact = torch.randn(5, 7).half().float()
     assert holds_halves(exact)

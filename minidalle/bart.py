@@ -136,6 +136,10 @@ class Dense(nn.Linear):
         y = (self.weight @ few.T).T if weight_first else super().forward(few)
         return y[:rows].reshape(*x.shape[:-1], -1)  #               (..., D_out)
 
+    def together(self, x: Tensor, *others: Dense) -> tuple[Tensor, ...]:
+        """This map of x, and those of `others`; `minidalle.packed` makes one product of them."""
+        return self(x), *(other(x) for other in others)
+
 
 class Attention(nn.Module):
     """Multi-head attention without biases.
@@ -159,12 +163,20 @@ class Attention(nn.Module):
         """What there is to attend to: (B, L, D) -> keys and values, (B, H, L, D/H) each."""
         return self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
 
+    def queries_keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three of what attends to itself: (B, n, D) -> (B, H, n, D/H) each."""
+        q, k, v = self.q_proj.together(x, self.k_proj, self.v_proj)  # (B, n, D) each
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Attend from x (B, n, D) to keys, values (B, H, L, D/H); `mask` is True on seen keys."""
-        queries = self.split_heads(self.q_proj(x))  #               (B, H, n, D/H)
-        attended = attend(queries, keys, values, mask)  #           (B, H, n, D/H)
+        return self.answer(self.split_heads(self.q_proj(x)), keys, values, mask)
+
+    def answer(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """The same for queries that are there already: (B, H, n, D/H) -> (B, n, D)."""
+        attended = attend(queries, keys, values, mask)  #            (B, H, n, D/H)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, n, D)
 
 
@@ -177,10 +189,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     if queries.shape[2] > 1 or queries.device.type != "cpu":
         return F.scaled_dot_product_attention(queries, keys, values, mask)
     queries = queries * queries.shape[-1] ** -0.5
-    scores = (queries @ keys.transpose(-1, -2)).float()  #      (B, H, 1, L)
+    scores = queries @ keys.transpose(-1, -2)  #                        (B, H, 1, L)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1).to(values.dtype) @ values  #      (B, H, 1, d)
+        scores = scores + mask.log()  #                                 0 on seen keys, else −inf
+    return scores.float().softmax(-1).to(values.dtype) @ values  #      (B, H, 1, d)
 
 
 class GLU(nn.Module):
@@ -195,9 +207,9 @@ class GLU(nn.Module):
         self.fc2 = Dense(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.ln0(x)  #                          (B, n, D)
-        x = F.gelu(self.fc0(x)) * self.fc1(x)  #    (B, n, F): the gate decides what passes
-        return self.fc2(self.ln1(x))  #             (B, n, D)
+        gate, x = self.fc0.together(self.ln0(x), self.fc1)  # (B, n, F) each
+        x = F.gelu(gate) * x  #                                (B, n, F): the gate decides
+        return self.fc2(self.ln1(x))  #                        (B, n, D)
 
 
 class EncoderBlock(nn.Module):
@@ -212,11 +224,11 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, text_mask: Tensor) -> Tensor:
-        y = self.pre_self_attn_layer_norm(x)  #                  (B, T, D)
-        keys, values = self.self_attn.keys_and_values(y)  #      (B, H, T, D/H) each
-        y = self.self_attn(y, keys, values, text_mask)  #        (B, T, D)
-        x = x + self.dropout(self.self_attn_layer_norm(y))  #    (B, T, D)
-        return x + self.dropout(self.glu(x))  #                  (B, T, D)
+        y = self.pre_self_attn_layer_norm(x)  #                                (B, T, D)
+        queries, keys, values = self.self_attn.queries_keys_and_values(y)  #   (B, H, T, D/H) each
+        y = self.self_attn.answer(queries, keys, values, text_mask)  #         (B, T, D)
+        x = x + self.dropout(self.self_attn_layer_norm(y))  #                  (B, T, D)
+        return x + self.dropout(self.glu(x))  #                                (B, T, D)
 
 
 class DecoderBlock(nn.Module):
@@ -238,8 +250,9 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """n new image positions, (B, n, D) -> (B, n, D); masks are True on what may be seen."""
         y = self.pre_self_attn_layer_norm(x)  #                                (B, n, D)
-        keys, values = cache.extend(*self.self_attn.keys_and_values(y))  #     (B, H, room, D/H)
-        y = self.self_attn(y, keys, values, causal_mask)  #                           (B, n, D)
+        queries, keys, values = self.self_attn.queries_keys_and_values(y)  #   (B, H, n, D/H) each
+        keys, values = cache.extend(keys, values)  #                           (B, H, room, D/H)
+        y = self.self_attn.answer(queries, keys, values, causal_mask)  #              (B, n, D)
         x = x + self.dropout(self.self_attn_layer_norm(y))  #                         (B, n, D)
 
         # R texts, and B/R pictures of each, whose positions ask the same keys of the text.

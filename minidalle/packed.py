@@ -27,36 +27,59 @@ from minidalle.bart import Bart, BartConfig, Dense
 
 
 class PackedDense(nn.Module):
-    """A Dense whose weight is packed when it is first asked for: (..., D_in) -> (..., D_out)."""
+    """A Dense that multiplies by a packed weight: (..., D_in) -> (..., D_out).
+
+    The weight is packed when it is first asked for, together with those that are multiplied by the
+    same x, since a product costs time of its own.
+    """
 
     def __init__(self, dense: Dense):
         super().__init__()
         self.dense = dense
-        self.weight: Tensor | torch.ScriptObject | None = None  # the latter: in float16
+        self.products: dict[tuple[PackedDense, ...], PackedProduct] = {}  # by what is joined
 
     def forward(self, x: Tensor) -> Tensor:
         """The same map of every place of x, in its precision; no gradients flow."""
-        rows = x.numel() // self.dense.in_features
+        return self.together(x)[0]
+
+    def together(self, x: Tensor, *others: PackedDense) -> tuple[Tensor, ...]:
+        """This map of x, and those of `others`, by one product."""
+        rows = x.numel() // x.shape[-1]
         if not pays(x.dtype, rows):
-            return self.dense(x)
-        if self.weight is None:
-            self.weight = pack(self.dense.weight.detach(), rows)
-        if not isinstance(self.weight, Tensor):
-            return torch.ops.quantized.linear_dynamic_fp16(x, self.weight)
-        if rows != 2 or x.dtype != torch.bfloat16:
-            return self.multiply(x)
-        two = x.reshape(2, -1)  # are multiplied as four: so weights are read faster by a third
-        return self.multiply(torch.cat([two, two]))[:2].view(*x.shape[:-1], -1)
+            return self.dense.together(x, *(other.dense for other in others))
+        if others not in self.products:
+            weights = [each.dense.weight.detach() for each in (self, *others)]
+            self.products[others] = PackedProduct(weights, rows)
+        return self.products[others](x)
+
+
+class PackedProduct:
+    """Products with several weights, (D_out, D_in) each, which are packed as one.
+
+    They are packed in the order in which `rows` rows are multiplied.
+    """
+
+    def __init__(self, weights: list[Tensor], rows: int):
+        self.widths = [len(weight) for weight in weights]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        self.in_float16 = can_pack_halves(weight.dtype) and holds_halves(weight)
+        if self.in_float16:
+            self.weight = torch.ops.quantized.linear_prepack_fp16(weight, None)
+        else:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., D_in) -> (..., D_out) for each weight."""
+        y = self.multiply(x)
+        return y.split(self.widths, -1) if len(self.widths) > 1 else (y,)
 
     def multiply(self, x: Tensor) -> Tensor:
+        if self.in_float16:
+            return torch.ops.quantized.linear_dynamic_fp16(x, self.weight)
+        if x.dtype == torch.bfloat16 and x.numel() == 2 * x.shape[-1]:
+            two = x.reshape(2, -1)  # are multiplied as four: so weights are read faster by a third
+            return self.multiply(torch.cat([two, two]))[:2].view(*x.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
-
-
-def pack(weight: Tensor, rows: int) -> Tensor | torch.ScriptObject:
-    """A weight (D_out, D_in) in the order in which so many rows are multiplied by it."""
-    if can_pack_halves(weight.dtype) and holds_halves(weight):
-        return torch.ops.quantized.linear_prepack_fp16(weight, None)
-    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
 
 def can_pack_halves(dtype: torch.dtype) -> bool:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from minidalle import MiniDalle, sampling
 from minidalle.bart import Bart, BartConfig, Dense
 from minidalle.packed import (
     PackedDense,
+    PackedProduct,
     can_pack,
     can_pack_halves,
     holds_halves,
@@ -33,10 +35,10 @@ def bart() -> Bart:
     return bart
 
 
-def packed_weights(bart: Bart) -> list[Dense]:
-    """The layers of a twin whose weights were packed so far."""
-    modules = [m for m in bart.modules() if isinstance(m, PackedDense) and m.weight is not None]
-    return [module.dense for module in modules]
+def products(part: nn.Module) -> list[PackedProduct]:
+    """What a twin packed so far."""
+    modules = [module for module in part.modules() if isinstance(module, PackedDense)]
+    return [product for module in modules for product in module.products.values()]
 
 
 @pytest.mark.parametrize("processor", ["AVX2", "AVX512"])  # taken for it: any can do both ways
@@ -58,13 +60,14 @@ def test_a_twin_decodes_as_the_model(bart, monkeypatch, dtype, pictures, process
             plain = model.decode(ids, memory, MASK, caches[0])
             fast = twin.decode(ids, memory, MASK, caches[1])
             torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
-    used = packed_weights(twin)
+    used = products(twin)
     if not pays(getattr(torch, dtype), 2 * pictures):
         assert not used
     else:
-        held = sum(dense.weight.nbytes for dense in used)
+        assert len(used) == 6 * CONFIG.decoder_layers + 1
+        held = sum(product.weight.nbytes for product in used)
         assert held == packed_bytes(CONFIG, getattr(torch, dtype)) > 0
-    assert not packed_weights(model) and isinstance(model.lm_head, Dense)
+    assert not products(model) and isinstance(model.lm_head, Dense)
     assert [p.data_ptr() for p in twin.encoder.parameters()] == [
         p.data_ptr() for p in model.encoder.parameters()
     ]
@@ -100,11 +103,10 @@ def test_weights_that_float16_holds_are_packed_in_it(bart, monkeypatch, pictures
             plain = model.decode(ids, memory, MASK, caches[0])
             fast = twin.decode(ids, memory, MASK, caches[1])
             torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
-    assert isinstance(twin.lm_head.weight, torch.Tensor)
-    weights = [m.weight for m in twin.decoder.modules() if isinstance(m, PackedDense)]
-    used = [weight for weight in weights if weight is not None]
-    assert len(used) == 9 * CONFIG.decoder_layers
-    assert all(isinstance(weight, torch.ScriptObject) for weight in used)
+    assert [product.in_float16 for product in products(twin.lm_head)] == [False]
+    assert [product.in_float16 for product in products(twin.decoder)] == (
+        [True] * 6 * CONFIG.decoder_layers
+    )
 
 
 @pytest.mark.skipif(not can_pack_halves(torch.float32), reason="packs no float16 weights here")
@@ -114,7 +116,33 @@ def test_every_number_of_float16_comes_through():
     dense.weight.data = every[every.isfinite()].view(992, 64)
     layer = PackedDense(dense)
     assert torch.equal(layer(torch.eye(64)).T, dense.weight)
-    assert isinstance(layer.weight, torch.ScriptObject)
+    assert [product.in_float16 for product in products(layer)] == [True]
+
+
+@pytest.mark.parametrize("in_float16", [False, True])
+def test_what_is_multiplied_together_is_what_was_asked_for(monkeypatch, in_float16):
+    """In any company, and alone, each map is its own, also of a part of a tensor."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    if not PACKABLE["float32"]:
+        pytest.skip("torch packs no float32 weights on this machine")
+    dense = [Dense(8, width) for width in (5, 3, 7)]
+    if in_float16:
+        for each in dense:
+            each.weight.data = each.weight.data.half().float()
+    first, second, third = (PackedDense(each) for each in dense)
+    x = torch.randn(2, 2, 16)[..., ::2]
+    with torch.no_grad():
+        wanted = [each(x) for each in dense]
+        for _ in range(2):  # when it is packed, and afterwards
+            for modules, maps in [
+                ((first,), wanted[:1]),
+                ((first, second), wanted[:2]),
+                ((first, second, third), wanted),
+                ((first, third), [wanted[0], wanted[2]]),
+            ]:
+                torch.testing.assert_close(modules[0].together(x, *modules[1:]), tuple(maps))
+    if can_pack_halves(torch.float32):
+        assert {product.in_float16 for product in products(first)} == {in_float16}
 
 
 def test_what_float16_holds():

@@ -186,14 +186,27 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the side by repeating pixels, then smooth by a convolution."""
+    """Double the side by repeating pixels, then smooth by a convolution.
+
+    Both happen at once, in one transposed convolution: a pixel that is repeated 2×2, and then
+    smoothed by a kernel of 3×3, leaves a print of 4×4. That takes less than half the products,
+    since nothing is multiplied by each of four equal pixels.
+    """
+
+    # Along one side: which of the kernel's three weights meet in each of the print's four places.
+    MEETING = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        """(B, C, h, w) -> (B, C_out, 2h, 2w), where C_out = C."""
+        kernel = self.conv.weight  #                                (C_out, C, 3, 3)
+        side = kernel.new_tensor(self.MEETING)  #                   (4, 3)
+        prints = kernel.flatten(2) @ torch.kron(side, side).T  #    (C_out, C, 16)
+        prints = prints.unflatten(-1, (4, 4)).transpose(0, 1)  #    (C, C_out, 4, 4)
+        return F.conv_transpose2d(x, prints, self.conv.bias, stride=2, padding=1)
 
 
 class Level(nn.Module):

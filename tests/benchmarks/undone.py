@@ -49,17 +49,34 @@ def cache_in_part() -> Iterator[None]:
         yield
 
 
-PACK_AND_MULTIPLY = packed.PackedDense.forward
+MULTIPLY, TOGETHER = packed.PackedProduct.multiply, packed.PackedDense.together
 
 
 def two_as_two(self, x):
-    of_blocks = isinstance(self.weight, torch.Tensor)  # and not float16 of FBGEMM
-    return self.multiply(x) if of_blocks else PACK_AND_MULTIPLY(self, x)
+    if self.in_float16:
+        return MULTIPLY(self, x)
+    return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
+
+
+def one_by_one(self, x, *others):
+    return tuple(TOGETHER(each, x)[0] for each in (self, *others))
+
+
+def masked_by_filling(queries, keys, values, mask):
+    if queries.shape[2] > 1:
+        return F.scaled_dot_product_attention(queries, keys, values, mask)
+    scores = (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)).float()
+    scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1).to(values.dtype) @ values
 
 
 def channels_first(self, latents):
     grid = latents.unflatten(1, (16, 16)).permute(0, 3, 1, 2).contiguous()
     return self.decoder(self.post_quant_conv(grid))
+
+
+def repeated_first(self, x):
+    return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 UNDONE = {
@@ -71,8 +88,12 @@ UNDONE = {
     "weights packed": lambda: patch.object(sampling, "can_pack", lambda _: False),
     "packed in float16": lambda: patch.object(packed, "can_pack_halves", lambda _: False),
     "two packed rows multiplied as four": lambda: patch.object(
-        packed.PackedDense, "forward", two_as_two
+        packed.PackedProduct, "multiply", two_as_two
     ),
+    "packed products of one x joined": lambda: patch.object(
+        packed.PackedDense, "together", one_by_one
+    ),
+    "mask added as its log": lambda: patch.object(bart, "attend", masked_by_filling),
     "text keys for every picture": lambda: patch.object(
         sampling, "pictures_together", lambda *_: 1
     ),
@@ -80,9 +101,16 @@ UNDONE = {
         bart.Dense, "forward", nn.Linear.forward
     ),
 }
-PICTURES_UNDONE = {
+PICTURES_def repeated_first(self, x):
+    return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+UNDONE = {
     "as it is": nullcontext,
     "channels first": lambda: patch.object(vqgan.VQGAN, "decode_latents", channels_first),
+    "pixels repeated by convolution": lambda: patch.object(
+        vqgan.Upsample, "forward", repeated_first
+    ),
 }
 
 

@@ -29,7 +29,7 @@ from minidalle.bench.costs import (
 from minidalle.bench.generation import ON_CPU, PARTS, bench_generation
 from minidalle.bench.table import lines_of_generation
 from minidalle.bench.worker import Worker, WorkerError, serve
-from minidalle.vqgan import VQGAN, VQGANConfig
+from minidalle.vqgan import VQGAN, Upsample, VQGANConfig
 
 TINY, TINY_VQGAN = BartConfig.tiny(), VQGANConfig.tiny()
 SECONDS = {  # of a road, an image token, a picture's decoding: what fake contestants take
@@ -134,9 +134,16 @@ def test_operations_of_decoding_are_those_of_its_convolutions_and_its_attention(
     def count(conv, _, output):
         counted.append(2 * output.numel() * conv.weight[0].numel())
 
+    def count_upsampling(layer, inputs, _):
+        channels = len(layer.conv.weight)
+        counted.append(2 * inputs[0].numel() * 16 * channels)  # each number leaves a print of 4×4
+        counted.append(2 * channels**2 * 16 * 9)  # which is made of a kernel of 3×3
+
     for module in vqgan.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(count)
+        elif isinstance(module, Upsample):
+            module.register_forward_hook(count_upsampling)
     vqgan.decode(torch.zeros(1, TINY_VQGAN.image_length, dtype=torch.long))
     n, c = TINY_VQGAN.image_length, TINY_VQGAN.ch * TINY_VQGAN.ch_mult[-1]
     cost = decode_cost(TINY_VQGAN, 1, 2)

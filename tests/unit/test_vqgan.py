@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from minidalle.vqgan import VQGAN, VQGANConfig
+from minidalle.vqgan import VQGAN, Upsample, VQGANConfig
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,36 @@ def test_refusals(vqgan):
 def test_impossible_configs_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         VQGANConfig(**{**VQGANConfig.tiny().__dict__, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_upsampling_is_repeating_pixels_and_a_convolution(dtype):
+    torch.manual_seed(0)
+    layer = Upsample(6).to(dtype)
+    x = torch.randn(2, 6, 5, 7, dtype=dtype)
+    # in float64, where the order of the sums makes no difference
+    exact = Upsample(6).double()
+    exact.load_state_dict(layer.state_dict())
+    asked = x.double().requires_grad_()
+    found = exact(asked)
+    wanted = exact.conv(F.interpolate(asked, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    inputs = (asked, *exact.parameters())
+    for got, want in zip(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(wanted.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(layer(x).double(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_upsampling_takes_four_products_in_the_place_of_nine():
+    layer, x = Upsample(32), torch.randn(1, 32, 64, 64)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as ours:
+            layer(x)
+        with FlopCounterMode(display=False) as plain:
+            layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    assert ours.get_total_flops() < 0.46 * plain.get_total_flops()

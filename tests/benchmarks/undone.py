@@ -101,11 +101,7 @@ UNDONE = {
         bart.Dense, "forward", nn.Linear.forward
     ),
 }
-PICTURES_def repeated_first(self, x):
-    return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-UNDONE = {
+PICTURES_UNDONE = {
     "as it is": nullcontext,
     "channels first": lambda: patch.object(vqgan.VQGAN, "decode_latents", channels_first),
     "pixels repeated by convolution": lambda: patch.object(

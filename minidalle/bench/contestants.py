@@ -1,7 +1,7 @@
 """Who is measured at generating: ours, min-dalle, and transformers' BART; all with random weights.
 
-Each is built at the same size and obeys the same few orders, so that `worker.py` can run any of
-them in a process of its own. An order returns seconds.
+Each is built at the same size, of some `networks`, and obeys the same few orders, so that
+`worker.py` can run any of them in a process of its own. An order returns seconds.
 
 min-dalle's own token loop runs, unchanged, over its own encoder, decoder and detokenizer; only its
 constructor is left out, which downloads weights, and so is its tokenizer. Importing it sets the
@@ -44,6 +44,7 @@ class Ours:
             parts = {"bart": Bart(bart).eval(), "vqgan": VQGAN(vqgan).eval()}
         # The whole model, so that whatever it does to its parts is done.
         self.model = MiniDalle(**parts, tokenizer=ByteLevelBPE.train(["a"], vocab_size=300))
+        self.networks = (self.model.bart, self.model.vqgan)
         self.length = bart.image_length
         self.prompt, self.blank = (
             torch.tensor([ids], device=self.device) for ids in (prompt_ids(bart), blank_ids(bart))
@@ -138,6 +139,7 @@ class TheirMinDalle:
         ids = prompt_ids(bart)
         model.tokenizer = SimpleNamespace(tokenize=lambda text, is_verbose: ids)
         self.model = model
+        self.networks = (model.encoder, model.decoder, model.detokenizer)
 
     def road(self, pictures: int, tokens: int) -> dict[str, float]:
         """Text tokens to pixels: `tokens` and `decode` seconds, and their sum as `seconds`."""
@@ -218,6 +220,7 @@ class TheirBart:
         self.device, self.prompt = torch.device(device), prompt_ids(bart)
         with built_as(dtype, self.device):
             self.model = transformers_bart(bart)[0].eval()
+        self.networks = (self.model,)
         self.start = bart.codebook_size
 
     @torch.no_grad()

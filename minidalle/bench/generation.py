@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def bench_generation(
     only: Sequence[str] | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    stored: str | None = None,
     say: Say = lambda line: None,
     keep: Callable[[dict[str, Any]], None] = lambda told: None,
 ) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def bench_generation(
     tokens: draw so many of a picture's N image tokens, all alike; None for all. rounds: that count.
     parts: of PARTS. only: contestants' names; None for all that suit the device.
     threads: of each contestant; None for as many as torch takes here.
+    stored: round everybody's random weights to this precision, as a checkpoint in it would.
     say: is told each round's seconds as they come. keep: is given what is known after each part.
     Raises ValueError for what cannot be measured, and where the weights do not fit in memory.
     """
@@ -62,8 +65,8 @@ def bench_generation(
     threads = torch.get_num_threads() if threads is None else threads
     if threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
-    plan = make_plan(size, pictures, tokens, rounds, parts, only, place)
-    told: dict[str, Any] = {**about(plan, size, place, threads)}
+    plan = make_plan(size, pictures, tokens, rounds, parts, only, place, stored)
+    told: dict[str, Any] = {**about(plan, size, place, threads), "stored": stored}
     with Team(place, threads) as team:
         for part in (part for part in PARTS if part in parts):
             team.keep(needed(plan, part))
@@ -80,6 +83,7 @@ def make_plan(
     parts: Sequence[str],
     only: Sequence[str] | None,
     device: str,
+    stored: str | None = None,
 ) -> Plan:
     """Check what was asked for; ValueError names what is wrong and what would be right."""
     if size not in SIZES:
@@ -96,8 +100,10 @@ def make_plan(
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"part is {part!r}; it must be one of {', '.join(PARTS)}")
+    if stored is not None and stored not in DTYPES:
+        raise ValueError(f"stored is {stored!r}; it must be one of {', '.join(DTYPES)}")
     names = suiting(device) if only is None else only
-    contestants = tuple(contestant_of(name, bart, vqgan) for name in names)
+    contestants = tuple(replace(contestant_of(n, bart, vqgan), stored=stored) for n in names)
     plan = Plan(bart, vqgan, contestants, tuple(pictures), tokens, rounds)
     free = available_memory() if device == "cpu" else None
     for part in parts:

@@ -32,6 +32,7 @@ class Contestant:
     dtype: str
     bart: BartConfig
     vqgan: VQGANConfig
+    stored: str | None = None  # the precision that its random weights are rounded to
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ class Team:
             shape = {"bart": asdict(one.bart), "vqgan": asdict(one.vqgan), "dtype": one.dtype}
             where = {"device": self.device, "threads": self.threads}
             try:
-                worker.ask("build", contestant=one.who, **shape, **where)
+                worker.ask("build", contestant=one.who, stored=one.stored, **shape, **where)
             except BaseException:
                 worker.stop()
                 raise

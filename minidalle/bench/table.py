@@ -32,13 +32,14 @@ def lines_of_generation(told: dict[str, Any]) -> list[str]:
 def lines_about(told: dict[str, Any]) -> list[str]:
     """Machine, versions, and what was done how often."""
     on, tokens, n = told["machine"], told["tokens"], told["image_length"]
+    weights = "random weights" + (f" rounded to {told['stored']}" if told["stored"] else "")
     cut = "" if tokens == n else f"; all cut to the first {tokens} of {n} image tokens"
     return [
         f"{on['gpu'] or on['processor']}, threads {on['threads']}, "
         f"{' '.join(on['flags']) or 'processor flags unknown'}",
         f"Python {on['python']}, torch {on['torch']}, transformers {on['transformers']}, "
         f"minidalle {on['minidalle']}, min-dalle {on['min-dalle'] or 'not installed'}",
-        f"size {told['size']}, random weights: T {told['text_length']}, N {n}, "
+        f"size {told['size']}, {weights}: T {told['text_length']}, N {n}, "
         f"S {told['resolution']}, K {told['codebook_size']:,}; temperature 1, "
         f"top-k {told['top_k']}, condition scale {told['condition_scale']:g}{cut}",
         f"medians (quartiles) of {told['rounds']} rounds in turns, after one that does not count; "

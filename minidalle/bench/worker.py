@@ -97,13 +97,20 @@ def serve(orders: Iterable[str], answers: TextIO) -> None:
 
 
 def build(order: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Make a contestant from its order: name, configs' fields, dtype, device and threads."""
+    """Make a contestant from its order: name, configs' fields, dtype, device and threads.
+
+    Where `stored` is a precision, its weights are as if they had been stored so.
+    """
     contestant = CONTESTANTS[order["contestant"]](
         BartConfig(**order["bart"]),
         VQGANConfig(**{k: tuple(v) if type(v) is list else v for k, v in order["vqgan"].items()}),
         order["dtype"],
         order["device"],
     )
+    if order["stored"] is not None:
+        for network in contestant.networks:
+            for weight in network.parameters():
+                weight.data.copy_(weight.to(getattr(torch, order["stored"])))
     torch.set_num_threads(order["threads"])  # last, since importing min-dalle sets it too
     return contestant, {"threads": torch.get_num_threads()}
 

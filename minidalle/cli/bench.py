@@ -18,6 +18,21 @@ EXAMPLES = options.examples(
 )
 bench_app = typer.Typer(rich_markup_mode=None, epilog=EXAMPLES)
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Contestant: ours, min-dalle or transformers with -float32 or -bfloat16; again for "
+        "more [default: all; in bfloat16 where this machine has it]."
+    ),
+]
+Stored = Annotated[
+    str | None,
+    typer.Option(
+        help="Round everybody's random weights to float16 or bfloat16, as a checkpoint stored so "
+        "has them: some processors gain by it [default: they are not rounded]."
+    ),
+]
+
 
 @bench_app.callback(invoke_without_command=True)
 def bench_generation(
@@ -37,17 +52,12 @@ def bench_generation(
             help="limits, road, step, decode, transformers, growth; again for more [default: all]."
         ),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Contestant: ours, min-dalle or transformers with -float32 or -bfloat16; again "
-            "for more [default: all; in bfloat16 where this machine has it]."
-        ),
-    ] = None,
+    only: Only = None,
     device: options.Device = "cpu",
     threads: Annotated[
         int | None, typer.Option(help="Of each contestant [default: as many as torch takes].")
     ] = None,
+    stored: Stored = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
     ] = None,
@@ -76,6 +86,7 @@ def bench_generation(
         only=only or None,
         device=device,
         threads=threads,
+        stored=stored,
         say=lambda line: typer.echo(line, err=True),
         keep=keep,
     )

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.bench import contestants, generation, limits, parts, worker
-from minidalle.bench.contestants import Ours, TheirBart, why_not
+from minidalle.bench.contestants import CONTESTANTS, Ours, TheirBart, why_not
 from minidalle.bench.costs import (
     Cost,
     Limits,
@@ -28,7 +29,7 @@ from minidalle.bench.costs import (
 )
 from minidalle.bench.generation import ON_CPU, PARTS, bench_generation
 from minidalle.bench.table import lines_of_generation
-from minidalle.bench.worker import Worker, WorkerError, serve
+from minidalle.bench.worker import Worker, WorkerError, build, serve
 from minidalle.vqgan import VQGAN, Upsample, VQGANConfig
 
 TINY, TINY_VQGAN = BartConfig.tiny(), VQGANConfig.tiny()
@@ -310,6 +311,7 @@ def test_the_table_has_every_figure(told):
         ("--only others-float32", "contestant is 'others-float32'"),
         ("--device nowhere", "device is 'nowhere'"),
         ("--threads 0", "threads is 0"),
+        ("--stored int8", "stored is 'int8'; it must be one of float32, bfloat16, float16"),
         ("--part road --only transformers-float32", "part road has nobody to measure"),
     ],
 )
@@ -366,6 +368,7 @@ def test_min_dalle_is_asked_only_where_it_can_be(monkeypatch):
 def order(do="build", who="ours", **more) -> str:
     fields = {"bart": asdict(TINY), "vqgan": asdict(TINY_VQGAN), "dtype": "float32"}
     where = {"device": "cpu", "threads": torch.get_num_threads(), "contestant": who}
+    where["stored"] = None
     return json.dumps({"do": do, **(fields | where if do == "build" else {}), **more})
 
 
@@ -388,6 +391,26 @@ def test_a_worker_obeys_and_goes_on_after_an_error():
     assert road["seconds"] == pytest.approx(road["tokens"] + road["decode"])
     assert len(steps["steps"]) == 2 and steps["encode"] > 0
     assert (decoded["peak_bytes"] is not None) == worker.STATUS.exists()
+
+
+@pytest.mark.parametrize("who", ["ours", "transformers", "min-dalle"])
+def test_weights_are_rounded_as_if_stored(monkeypatch, who):
+    """All of everybody's, and only where that was asked for."""
+    made = SimpleNamespace(networks=[torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)])
+    monkeypatch.setitem(CONTESTANTS, who, lambda *_: made)
+    for stored, rounded in [(None, False), ("float16", True)]:
+        build(json.loads(order(who=who, stored=stored)))
+        for network in made.networks:
+            for weight in network.parameters():
+                assert torch.equal(weight, weight.half().float()) == rounded
+
+
+def test_what_is_rounded_is_said(fake):
+    said = lines_of_generation(bench_generation("tiny", rounds=1, parts=["road"]))
+    assert "random weights: T" in said[2]
+    said = lines_of_generation(bench_generation("tiny", rounds=1, parts=["road"], stored="float16"))
+    assert "random weights rounded to float16: T" in said[2]
+    assert {one.stored for one, *_ in FakeTeam.last.asked} == {"float16"}
 
 
 def test_a_worker_process_answers_in_spite_of_what_is_printed():

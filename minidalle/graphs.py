@@ -4,7 +4,8 @@ A step of a few rows is over before Python has asked for the next of its thousan
 graph records them once and plays them back by one call, without the host in between. For that
 nothing may move: the cache is set aside whole, and what changes from step to step (the ids, their
 place) is written into tensors that stay. How far attention looks is fixed in a recording, so there
-is one for every BLOCK places.
+is one for every BLOCK places. Weights that are multiplied by the same x are laid side by side, and
+multiplied at once.
 
     step = StepGraphs(bart).start(memory, text_mask, pictures)     ids (B, n)  ->  logits (B, n, K′)
 
@@ -17,11 +18,40 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from minidalle.bart import Bart, Cache
+from minidalle.bart import Bart, Cache, Dense
+from minidalle.packed import twin_with
 
 Step = Callable[[Tensor], Tensor]
+
+
+class JoinedDense(nn.Module):
+    """A Dense whose weight lies beside those that are multiplied by the same x."""
+
+    def __init__(self, dense: Dense):
+        super().__init__()
+        self.dense = dense
+        self.joined: dict[tuple[JoinedDense, ...], Tensor] = {}  # by what lies beside it
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x)
+
+    def together(self, x: Tensor, *others: JoinedDense) -> tuple[Tensor, ...]:
+        """This map of x, and those of `others`, by one product."""
+        dense = [each.dense for each in (self, *others)]
+        if others not in self.joined:
+            self.joined[others] = side_by_side([each.weight for each in dense])
+        return F.linear(x, self.joined[others]).split([each.out_features for each in dense], -1)
+
+
+def side_by_side(weights: list[nn.Parameter]) -> Tensor:
+    """Weights (D_out, D_in) as one, of which each is a part from now on: nothing is held twice."""
+    joined = torch.cat([weight.detach() for weight in weights])
+    for weight, part in zip(weights, joined.split([len(w) for w in weights]), strict=True):
+        weight.data = part
+    return joined
 
 
 class StaticCache(Cache):
@@ -114,7 +144,7 @@ class StepGraphs:
     """The recorded steps of a Bart: those of the last shape are kept from prompt to prompt."""
 
     def __init__(self, bart: Bart):
-        self.bart = bart
+        self.bart = twin_with(JoinedDense, bart)
         self.shape: tuple[int, ...] = ()
         self.step: StaticStep | None = None
 

@@ -61,16 +61,19 @@ def memory_needed(
     n: int,
     dtype: torch.dtype,
     device: str = "cpu",
+    halves: bool = False,
 ) -> MemoryNeeded:
     """Memory to draw n pictures of a prompt with super-conditioning, which doubles the rows.
 
     parameters: of all parts together; see `parameter_count`.
+    halves: Bart's weights were stored in float16, and may be packed so.
     """
     cache = logits = pictures = packed = 0
     if bart is not None:
         cache = text_bytes(bart, dtype) + n * picture_bytes(bart, dtype)
         logits = n * logits_bytes(bart)
-        packed = packed_bytes(bart, dtype) if device == "cpu" and pays(dtype, 2 * n) else 0
+        if device == "cpu" and pays(dtype, 2 * n):
+            packed = packed_bytes(bart, dtype, halves=halves)
     if vqgan is not None:
         pictures = min(n, decoded_at_once(vqgan, dtype, device)) * feature_bytes(vqgan, dtype)
     return MemoryNeeded(parameters * dtype.itemsize, cache, logits, pictures, packed)

@@ -19,6 +19,7 @@ dynamic quantization; where they are missing, nothing is packed.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -102,19 +103,24 @@ def holds_halves(weight: Tensor) -> bool:
 
 def packed(bart: Bart) -> Bart:
     """A Bart that shares all with this one, but multiplies by packed weights in its decoder."""
+    return twin_with(PackedDense, bart)
+
+
+def twin_with(kind: Callable[[Dense], nn.Module], bart: Bart) -> Bart:
+    """A Bart that shares all with this one, but has `kind` of each Dense in its decoder."""
     twin = copy.copy(bart)
     twin._modules = {**bart._modules}
     for part in ("decoder", "lm_head"):
-        twin._modules[part] = with_packed(bart._modules[part])
+        twin._modules[part] = replaced(kind, bart._modules[part])
     return twin
 
 
-def with_packed(module: nn.Module) -> nn.Module:
+def replaced(kind: Callable[[Dense], nn.Module], module: nn.Module) -> nn.Module:
     """The same for a part of it."""
     if isinstance(module, Dense):
-        return PackedDense(module)
+        return kind(module)
     twin = copy.copy(module)
-    twin._modules = {name: with_packed(child) for name, child in module._modules.items()}
+    twin._modules = {name: replaced(kind, child) for name, child in module._modules.items()}
     return twin
 
 
@@ -139,11 +145,12 @@ def can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-def packed_bytes(config: BartConfig, dtype: torch.dtype) -> int:
+def packed_bytes(config: BartConfig, dtype: torch.dtype, *, halves: bool = False) -> int:
     """What the packed weights take: all of the decoder's but the text's keys and values.
 
-    Half of it where they are packed in float16.
+    halves: float16 holds every one of them exactly.
     """
     d, f = config.d_model, config.decoder_ffn_dim
     blocks = config.decoder_layers * (6 * d * d + 3 * d * f)
-    return (blocks + d * (config.image_vocab_size + 1)) * dtype.itemsize
+    each = 2 if halves and can_pack_halves(dtype) else dtype.itemsize
+    return (blocks + d * (config.image_vocab_size + 1)) * each

@@ -110,6 +110,7 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
     parts = find_parts(path, variant=variant)
     tokenizer = find_tokenizer(path, variant) if "bart" in parts else None
     configs = {name: part.config() for name, part in parts.items()}
+    stored = {name: part.precision() for name, part in parts.items()}
     with NoInitialisation():
         parameters = {name: parameter_count(config) for name, config in configs.items()}
     memory = [
@@ -129,6 +130,7 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
                 n=n,
                 dtype=to_dtype(dtype),
                 parameters=sum(parameters.values()),
+                halves=stored.get("bart") == torch.float16,
             )
         ]
     ]
@@ -140,6 +142,7 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
                 "variant": part.variant,
                 "files": {str(file): file.stat().st_size for file in part.weights},
                 "parameters": parameters[name],
+                "precision": str(stored[name]).removeprefix("torch."),
                 "config": asdict(configs[name]),
             }
             for name, part in parts.items()

@@ -38,6 +38,10 @@ class Part:
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]  # our names, in the file's own precision
     variant: str | None = None  # "mini" or "mega", in a layout that may hold both in one folder
 
+    def precision(self) -> torch.dtype:
+        """What its first array is stored in; a file has rarely more than one precision."""
+        return next(tensor.dtype for _, tensor in self.tensors())
+
     def load(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
         """The network, in eval mode; ValueError where anything does not fit."""
         source, config = " and ".join(str(path) for path in self.weights), self.config()

@@ -62,7 +62,10 @@ def lines_about(facts: dict[str, Any]) -> list[str]:
     lines = [facts["path"]]
     for name, part in facts["parts"].items():
         variant = f", {part['variant']}" if part["variant"] else ""
-        lines.append(f"{name}: {part['parameters']:,} parameters, layout {part['layout']}{variant}")
+        lines.append(
+            f"{name}: {part['parameters']:,} parameters in {part['precision']}, "
+            f"layout {part['layout']}{variant}"
+        )
         lines += [f"  {file}  {size / 1e6:,.1f} MB" for file, size in part["files"].items()]
         lines.append("  " + ", ".join(f"{field} {v}" for field, v in part["config"].items()))
     if facts["text_tokens"]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from minidalle.checkpoints import load_vqgan, native
 from minidalle.pipeline import PUBLISHED_VQGAN
@@ -19,7 +20,7 @@ MINI, VQGAN = FIXTURES / "dalle_mini", FIXTURES / "vqgan"
 
 def test_info_tells_what_a_checkpoint_holds(run):
     done = run("info", MINI)
-    assert "bart: 287,826 parameters, layout flax" in done.out
+    assert "bart: 287,826 parameters in float32, layout flax" in done.out
     assert "tokenizer: 607 text tokens" in done.out and "flax_model.msgpack  1.2 MB" in done.out
     assert re.search(r"dtype +n = 1 +n = 4 +n = 9 +n = 16\n +float32( +\d\.\d){4}\n", done.out)
     facts = json.loads(run("info", FIXTURES / "min_dalle/mega", "--json").out)
@@ -29,7 +30,23 @@ def test_info_tells_what_a_checkpoint_holds(run):
 
 def test_info_of_the_embedded_model(run):
     done = run("info", ROOT / "minidalle/pretrained/emoji")
-    assert done.out.count("layout minidalle") == 3  # Bart, VQGAN and CLIP
+    assert done.out.count("in float16, layout minidalle") == 3  # Bart, VQGAN and CLIP
+
+
+def test_info_knows_what_is_packed_in_float16(run, tmp_path, monkeypatch):
+    """The same model stored in two precisions: on a processor with AVX2 alone half is packed."""
+    monkeypatch.setattr("minidalle.packed.can_pack_halves", lambda dtype: dtype == torch.float32)
+    packed = {}
+    for dtype in ("float32", "float16", "bfloat16"):
+        run("convert", MINI, dtype, "--vqgan", VQGAN, "--dtype", dtype)
+        facts = json.loads(run("info", dtype, "--json").out)
+        assert {part["precision"] for part in facts["parts"].values()} == {dtype}
+        rows = {(row["dtype"], row["n"]): row["packed"] for row in facts["memory"]}
+        packed[dtype] = rows["float32", 9], rows["bfloat16", 9]
+    whole, in_bfloat16 = packed["float32"]
+    assert whole == 2 * in_bfloat16 > 0
+    assert packed["float16"] == (in_bfloat16, in_bfloat16)
+    assert packed["bfloat16"] == packed["float32"]
 
 
 def test_convert_then_generate(run, tmp_path):

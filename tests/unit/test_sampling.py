@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from minidalle.bart import Bart, BartConfig
-from minidalle.graphs import StepGraphs
+from minidalle.checkpoints import load_bart, native
+from minidalle.graphs import JoinedDense, StepGraphs
 from minidalle.sampling import (
     SamplingConfig,
     draw_tokens,
@@ -235,3 +236,33 @@ def test_recorded_steps_give_the_same_tokens(bart, same):
     step = graphs.step
     generate_tokens(bart, ids[:1], mask[:1], WARM, seeds=[1], graphs=graphs, **BLANK)
     assert graphs.step is not step  # another shape, another recording
+
+
+def test_recorded_steps_multiply_by_the_models_own_weights(tmp_path):
+    """Side by side, none twice; so what the model learns is drawn by, and it is saved as before."""
+    bart = Bart(BartConfig.tiny()).eval()
+    before = {name: value.clone() for name, value in bart.state_dict().items()}
+    graphs, (ids, mask) = StepGraphs(bart), prompts(bart, 2)
+    generate_tokens(bart, ids, mask, WARM, seeds=[0, 1], graphs=graphs, **BLANK)
+    joined = [each for each in graphs.bart.modules() if isinstance(each, JoinedDense)]
+    whole = [weight for each in joined for weight in each.joined.values()]
+    assert len(whole) == 2 * bart.config.decoder_layers
+    block = bart.decoder.layers[0]
+    for together in (
+        [block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj],
+        [block.glu.fc0, block.glu.fc1],
+    ):
+        assert len({dense.weight.untyped_storage().data_ptr() for dense in together}) == 1
+    for name, value in bart.state_dict().items():
+        assert torch.equal(value, before[name])
+    native.save(tmp_path / "saved", bart=bart)
+    for name, value in load_bart(tmp_path / "saved").state_dict().items():
+        assert torch.equal(value, before[name])
+    with torch.no_grad():
+        for parameter in bart.parameters():
+            parameter += torch.randn_like(parameter)
+    drawn = [
+        generate_tokens(bart, ids, mask, WARM, seeds=[0, 1], graphs=each, **BLANK)
+        for each in (graphs, None)
+    ]
+    assert torch.equal(*drawn)

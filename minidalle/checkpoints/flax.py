@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from minidalle.bart import Bart, BartConfig
@@ -74,10 +75,12 @@ def find(path: Path, kind: type[Bart] | type[VQGAN]) -> list[Part]:
     values = read_json(config)
     if kind is Bart and values.get("model_type") == "dallebart":
         read = partial(read_bart, weights)
-        return [Part(Bart, LAYOUT, (weights,), partial(bart_config, config), read)]
+        fields = partial(bart_config, config)
+        return [Part(Bart, LAYOUT, (weights,), fields, read, stated=partial(precision, weights))]
     if kind is VQGAN and "n_embed" in values:
         read = partial(read_vqgan, weights)
-        return [Part(VQGAN, LAYOUT, (weights,), partial(vqgan_config, config), read)]
+        fields = partial(vqgan_config, config)
+        return [Part(VQGAN, LAYOUT, (weights,), fields, read, stated=partial(precision, weights))]
     return []
 
 
@@ -94,6 +97,13 @@ def vqgan_config(path: Path) -> VQGANConfig:
     values = read_json(path)
     refuse_other_flags(path, values, VQGAN_FLAGS)
     return config_from(path, values, VQGANConfig, optional=("patch", "encoder"))
+
+
+def precision(path: Path) -> torch.dtype:
+    """What the first array is stored in; ValueError where there is none."""
+    for leaf in read_index(path).values():
+        return leaf.dtype
+    raise ValueError(f"{path} holds no arrays")
 
 
 def read_bart(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -37,10 +37,18 @@ class Part:
     config: Callable[[], BartConfig | VQGANConfig | CLIPConfig]
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]  # our names, in the file's own precision
     variant: str | None = None  # "mini" or "mega", in a layout that may hold both in one folder
+    stated: Callable[[], torch.dtype] | None = None  # the precision, where an index tells it
 
     def precision(self) -> torch.dtype:
-        """What its first array is stored in; a file has rarely more than one precision."""
-        return next(tensor.dtype for _, tensor in self.tensors())
+        """What its first array is stored in; a file has rarely more than one precision.
+
+        Raises ValueError where it holds none.
+        """
+        if self.stated is not None:
+            return self.stated()
+        for _, tensor in self.tensors():  # mapped, not read
+            return tensor.dtype
+        raise ValueError(f"{self.weights[0]} holds no arrays")
 
     def load(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
         """The network, in eval mode; ValueError where anything does not fit."""

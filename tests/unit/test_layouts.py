@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from minidalle import MiniDalle
 from minidalle.bart import BartConfig
@@ -319,12 +320,25 @@ def test_describe_reads_no_weights(monkeypatch):
     found = describe(FIXTURES / "dalle_mini")
     assert found["parts"]["bart"]["parameters"] == 287_826
     assert found["parts"]["bart"]["layout"] == "flax" and found["text_tokens"] == 607
+    assert found["parts"]["bart"]["precision"] == "float32"
     [size] = found["parts"]["bart"]["files"].values()
     assert size == (FIXTURES / "dalle_mini" / "flax_model.msgpack").stat().st_size
     both = describe(hub := MIN_DALLE / "mini")
     assert both["parts"].keys() == {"bart"} and both["path"] == str(hub)
     row = found["memory"][0]
     assert (row["dtype"], row["n"], row["weights"]) == ("float32", 1, 4 * 287_826)
+
+
+def test_a_file_without_arrays_is_refused(tmp_path):
+    """By name, in a layout with an index and in one without."""
+    shutil.copy(FIXTURES / "dalle_mini" / "config.json", tmp_path)
+    (tmp_path / "flax_model.msgpack").write_bytes(b"\x80")  # an empty map
+    with pytest.raises(ValueError, match=r"flax_model\.msgpack"):
+        describe(tmp_path)
+    native.save(tmp_path / "ours", vqgan=VQGAN(VQGANConfig.tiny()))
+    save_file({}, tmp_path / "ours" / "vqgan.safetensors")
+    with pytest.raises(ValueError, match=r"vqgan\.safetensors"):
+        describe(tmp_path / "ours")
 
 
 def test_a_bart_without_its_vqgan_asks_for_it(tmp_path):

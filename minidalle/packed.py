@@ -31,7 +31,7 @@ class PackedDense(nn.Module):
     """A Dense that multiplies by a packed weight: (..., D_in) -> (..., D_out).
 
     The weight is packed when it is first asked for, together with those that are multiplied by the
-    same x, since a product costs time of its own.
+    same x, since every call costs time besides the arithmetic.
     """
 
     def __init__(self, dense: Dense):

@@ -137,7 +137,7 @@ class Dense(nn.Linear):
         return y[:rows].reshape(*x.shape[:-1], -1)  #               (..., D_out)
 
     def together(self, x: Tensor, *others: Dense) -> tuple[Tensor, ...]:
-        """This map of x, and those of `others`; `minidalle.packed` makes one product of them."""
+        """This map of x, and those of `others`: one product in `packed.py` and `graphs.py`."""
         return self(x), *(other(x) for other in others)
 
 
@@ -208,7 +208,7 @@ class GLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, x = self.fc0.together(self.ln0(x), self.fc1)  # (B, n, F) each
-        x = F.gelu(gate) * x  #                                (B, n, F): the gate decides
+        x = F.gelu(gate) * x  #                                (B, n, F): it decides what passes
         return self.fc2(self.ln1(x))  #                        (B, n, D)
 
 

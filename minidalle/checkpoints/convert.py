@@ -107,7 +107,8 @@ def describe(path: Path, *, variant: str | None = None) -> dict[str, Any]:
 
     Memory is in bytes, by precision and number of pictures; see `memory_needed`.
     """
-    parts = find_parts(path, variant=variant)
+    # To tell a precision, pickled classes need not be refused: they are passed over, never made.
+    parts = find_parts(path, variant=variant, drop_classes=True)
     tokenizer = find_tokenizer(path, variant) if "bart" in parts else None
     configs = {name: part.config() for name, part in parts.items()}
     stored = {name: part.precision() for name, part in parts.items()}

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidalle.bart import Bart, BartConfig
 from minidalle.bench import contestants, generation, limits, parts, worker
-from minidalle.bench.contestants import CONTESTANTS, Ours, TheirBart, why_not
+from minidalle.bench.contestants import Ours, TheirBart, why_not
 from minidalle.bench.costs import (
     Cost,
     Limits,
@@ -393,15 +392,13 @@ def test_a_worker_obeys_and_goes_on_after_an_error():
     assert (decoded["peak_bytes"] is not None) == worker.STATUS.exists()
 
 
-@pytest.mark.parametrize("who", ["ours", "transformers", "min-dalle"])
-def test_weights_are_rounded_as_if_stored(monkeypatch, who):
-    """All of everybody's, and only where that was asked for."""
-    made = SimpleNamespace(networks=[torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)])
-    monkeypatch.setitem(CONTESTANTS, who, lambda *_: made)
+@pytest.mark.parametrize(("who", "parts"), [("ours", ["bart", "vqgan"]), ("transformers", [])])
+def test_weights_are_rounded_as_if_stored(who, parts):
+    """All of them, and only where that was asked for; min-dalle's networks: `MIN_DALLE` below."""
     for stored, rounded in [(None, False), ("float16", True)]:
-        build(json.loads(order(who=who, stored=stored)))
-        for network in made.networks:
-            for weight in network.parameters():
+        made, _ = build(json.loads(order(who=who, stored=stored)))
+        for network in [getattr(made.model, part) for part in parts] or [made.model]:
+            for weight in (w for w in network.parameters() if w.ndim > 1):  # norms' are 0 and 1
                 assert torch.equal(weight, weight.half().float()) == rounded
 
 
@@ -501,7 +498,8 @@ def count(**arguments):
     return forward(**arguments)
 one.model.decoder.forward = count
 answers = [one.road(4, 3), one.road(1, 256), one.decode(9), one.steps(1, [0, 200])]
-print(json.dumps({"steps": steps, "decoded": decoded, "answers": answers}))
+print(json.dumps({"steps": steps, "decoded": decoded, "answers": answers,
+    "networks": [type(network).__name__ for network in one.networks]}))
 """
 
 
@@ -515,6 +513,7 @@ def test_min_dalle_runs_its_own_loop_cut_where_asked():
     rows += [[i, 2, 64, 32] for i in (*range(256), 0, 200)]
     assert told["steps"] == rows
     assert told["decoded"] == [[4, 256], [1, 256], [9, 256]]
+    assert told["networks"] == ["DalleBartEncoder", "DalleBartDecoder", "Detokenizer"]
     for road in told["answers"][:2]:
         assert road["seconds"] == pytest.approx(road["tokens"] + road["decode"])
     assert len(told["answers"][3]["steps"]) == 2

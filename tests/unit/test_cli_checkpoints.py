@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -70,6 +71,18 @@ def test_a_bart_from_the_hub_gets_the_published_vqgan(run, tmp_path, monkeypatch
     whole = run("convert", "dalle-mini/dalle-mini", "whole")
     assert (whole.code, whole.err) == (0, "")
     assert (tmp_path / "whole/vqgan.safetensors").exists()
+
+
+def test_info_passes_over_the_classes_of_a_ckpt(run, monkeypatch):
+    """taming's own names some: `convert` asks first, `info` tells its dtype without them."""
+    module = ModuleType("trainer_of_others")
+    module.Callback = type("Callback", (), {"__module__": "trainer_of_others"})
+    monkeypatch.setitem(sys.modules, "trainer_of_others", module)
+    document = torch.load(VQGAN / "taming_last.ckpt", weights_only=True)
+    torch.save({**document, "callbacks": {module.Callback: 1}}, "last.ckpt")
+    shutil.copy(VQGAN / "config.json", ".")
+    assert "trainer_of_others Callback" in run("convert", "last.ckpt", "ours").err
+    assert "vqgan: 1,285,027 parameters in float16, layout taming" in run("info", "last.ckpt").out
 
 
 def test_convert_drops_classes_on_demand(run, tmp_path):

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minidalle.processor import multiplies_few_rows
+
 
 @dataclass(frozen=True)
 class BartConfig:
@@ -109,17 +111,18 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Under autocast the input may be bfloat16 while the parameters are float32: they follow it.
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.layer_norm(x, self.bias.shape, weight, self.bias.to(x.dtype), eps=1e-5)
+        weight, bias = self.weight, self.bias
+        if bias.dtype != x.dtype:  # under autocast x may be bfloat16: parameters follow it
+            weight, bias = None if weight is None else weight.to(x.dtype), bias.to(x.dtype)
+        return F.layer_norm(x, bias.shape, weight, bias, eps=1e-5)
 
 
 class Dense(nn.Linear):
     """A linear map without a bias: (..., D_in) -> (..., D_out).
 
-    On a CPU torch is slow at very few rows, which a decoder step of one picture has. A single row
-    is faster as two; and in float32 two or three are multiplied at a quarter of the memory's speed
-    unless the weight comes first.
+    A decoder step of one picture has very few rows, at which torch is slow on many processors. A
+    single row is faster as two; and in float32 two or three are multiplied at a quarter of the
+    memory's speed unless the weight comes first.
     """
 
     def __init__(self, width_in: int, width_out: int):
@@ -128,11 +131,12 @@ class Dense(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """The same map of every place of x."""
         rows = x.numel() // self.in_features
-        if rows not in (1, 2, 3) or x.device.type != "cpu":
+        weight_first = x.dtype == torch.float32
+        fast = weight_first and multiplies_few_rows()
+        if rows not in (1, 2, 3) or x.device.type != "cpu" or fast:
             return super().forward(x)
         few = x.reshape(rows, -1)
         few = torch.cat([few, few]) if rows == 1 else few  #        (2 or 3, D_in)
-        weight_first = x.dtype == torch.float32
         y = (self.weight @ few.T).T if weight_first else super().forward(few)
         return y[:rows].reshape(*x.shape[:-1], -1)  #               (..., D_out)
 
@@ -183,16 +187,28 @@ class Attention(nn.Module):
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax of the scaled dot products, times the values: queries (B, H, n, d) -> (B, H, n, d).
 
-    torch's own kernel, except for a single query on a CPU, which it treats as a block of 32: there
-    two plain matrix products are up to five times as fast.
+    By torch's own kernel, except where that is slow and two plain matrix products are faster.
     """
-    if queries.shape[2] > 1 or queries.device.type != "cpu":
+    if not slow_by_torch(queries):
         return F.scaled_dot_product_attention(queries, keys, values, mask)
     queries = queries * queries.shape[-1] ** -0.5
-    scores = queries @ keys.transpose(-1, -2)  #                        (B, H, 1, L)
+    scores = queries @ keys.transpose(-1, -2)  #                        (B, H, n, L)
     if mask is not None:
         scores = scores + mask.log()  #                                 0 on seen keys, else −inf
-    return scores.float().softmax(-1).to(values.dtype) @ values  #      (B, H, 1, d)
+    return scores.float().softmax(-1).to(values.dtype) @ values  #      (B, H, n, d)
+
+
+def slow_by_torch(queries: Tensor) -> bool:
+    """Whether torch's attention is slow for these queries, (B, H, n, d).
+
+    On a CPU it works with blocks of 32 queries, which takes up to five times as long for a single
+    one on AMD's processors. And its way back in bfloat16 takes three to ten times as long.
+    """
+    if queries.device.type != "cpu":
+        return False
+    if queries.requires_grad:
+        return queries.dtype == torch.bfloat16
+    return queries.shape[2] == 1 and not multiplies_few_rows()
 
 
 class GLU(nn.Module):

@@ -16,7 +16,7 @@ import torch
 
 from minidalle.bart import Bart, BartConfig, Cache
 from minidalle.clip import CLIP, CLIPConfig
-from minidalle.packed import packed_bytes, pays
+from minidalle.packed import can_pack_halves, packed_bytes, pays
 from minidalle.vqgan import VQGAN, VQGANConfig
 
 # How many full-size feature maps the VQGAN's decoder holds at once: 5.3 to 5.5 at f16-16384's size
@@ -72,7 +72,8 @@ def memory_needed(
     if bart is not None:
         cache = text_bytes(bart, dtype) + n * picture_bytes(bart, dtype)
         logits = n * logits_bytes(bart)
-        if device == "cpu" and pays(dtype, 2 * n):
+        halves = halves and can_pack_halves(dtype)
+        if device == "cpu" and pays(dtype, 2 * n, halves=halves):
             packed = packed_bytes(bart, dtype, halves=halves)
     if vqgan is not None:
         pictures = min(n, decoded_at_once(vqgan, dtype, device)) * feature_bytes(vqgan, dtype)

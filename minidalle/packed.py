@@ -4,11 +4,10 @@ A decoder step multiplies a few rows by every weight of the decoder. oneDNN, whi
 on a CPU, reads a weight in blocks, and puts it in their order at every product, unless that was
 done before: then the weight is *packed*.
 
-    fast = packed(bart)     the same modules over the same tensors, except for packed weights
+    fast = packed(bart, rows)     the same modules over the same tensors, except for packed weights
 
-Float32 weights that were stored in float16 say no more than float16 does. A processor with AVX2
-alone reads such weights packed in float16, by FBGEMM, and multiplies them in float32: half the
-memory to read, and the same result.
+Float32 weights that were stored in float16 say no more than float16 does. Such weights are packed
+in float16, by FBGEMM, and multiplied in float32: half the memory to read, and the same result.
 
 The twin is for drawing: it is made at the start and dropped at the end, since it does not notice
 when weights change, and holds those of the decoder a second time. The operations of torch that it
@@ -20,11 +19,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from minidalle.bart import Bart, BartConfig, Dense
+from minidalle.processor import multiplies_few_rows
 
 
 class PackedDense(nn.Module):
@@ -34,9 +35,9 @@ class PackedDense(nn.Module):
     same x, since every call costs time besides the arithmetic.
     """
 
-    def __init__(self, dense: Dense):
+    def __init__(self, dense: Dense, rows: int, in_float16: bool):
         super().__init__()
-        self.dense = dense
+        self.weight, self.rows, self.in_float16 = dense.weight, rows, in_float16
         self.products: dict[tuple[PackedDense, ...], PackedProduct] = {}  # by what is joined
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,29 +46,28 @@ class PackedDense(nn.Module):
 
     def together(self, x: Tensor, *others: PackedDense) -> tuple[Tensor, ...]:
         """This map of x, and those of `others`, by one product."""
-        rows = x.numel() // x.shape[-1]
-        if not pays(x.dtype, rows):
-            return self.dense.together(x, *(other.dense for other in others))
         if others not in self.products:
-            weights = [each.dense.weight.detach() for each in (self, *others)]
-            self.products[others] = PackedProduct(weights, rows)
+            weights = [each.weight.detach() for each in (self, *others)]
+            self.products[others] = PackedProduct(weights, self.rows, self.in_float16)
         return self.products[others](x)
 
 
 class PackedProduct:
     """Products with several weights, (D_out, D_in) each, which are packed as one.
 
-    They are packed in the order in which `rows` rows are multiplied.
+    They are packed in the order in which `rows` rows are multiplied, or in float16.
     """
 
-    def __init__(self, weights: list[Tensor], rows: int):
+    def __init__(self, weights: list[Tensor], rows: int, in_float16: bool):
         self.widths = [len(weight) for weight in weights]
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        self.in_float16 = can_pack_halves(weight.dtype) and holds_halves(weight)
-        if self.in_float16:
+        self.in_float16 = in_float16
+        if in_float16:
             self.weight = torch.ops.quantized.linear_prepack_fp16(weight, None)
         else:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        # Where a few rows are slow, two read weights a third faster in bfloat16 if they are four.
+        self.two_as_four = weight.dtype == torch.bfloat16 and not multiplies_few_rows()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., D_in) -> (..., D_out) for each weight."""
@@ -77,8 +77,8 @@ class PackedProduct:
     def multiply(self, x: Tensor) -> Tensor:
         if self.in_float16:
             return torch.ops.quantized.linear_dynamic_fp16(x, self.weight)
-        if x.dtype == torch.bfloat16 and x.numel() == 2 * x.shape[-1]:
-            two = x.reshape(2, -1)  # are multiplied as four: so weights are read faster by a third
+        if self.two_as_four and x.numel() == 2 * x.shape[-1]:
+            two = x.reshape(2, -1)
             return self.multiply(torch.cat([two, two]))[:2].view(*x.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
 
@@ -86,10 +86,11 @@ class PackedProduct:
 def can_pack_halves(dtype: torch.dtype) -> bool:
     """Whether weights of this precision are packed in float16 where they are no more than that.
 
-    With AVX2 alone products of 1 to 18 rows take 0.5 to 0.8 times as long by it. Processors with
-    more were not tried.
+    With AVX2 alone products of 1 to 18 rows take 0.5 to 0.8 times as long by it; on an Intel with
+    AVX-512 those of 1 to 9 rows do 0.75 to 0.85 times. AMD's with AVX-512 were not tried.
     """
-    if dtype != torch.float32 or torch.backends.cpu.get_cpu_capability() != "AVX2":
+    tried = multiplies_few_rows() or torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if dtype != torch.float32 or not tried:
         return False
     by_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
     return by_fbgemm and hasattr(torch.ops.quantized, "linear_prepack_fp16")
@@ -101,9 +102,18 @@ def holds_halves(weight: Tensor) -> bool:
     return all(torch.equal(part.half().float(), part) for part in (first, weight))
 
 
-def packed(bart: Bart) -> Bart:
-    """A Bart that shares all with this one, but multiplies by packed weights in its decoder."""
-    return twin_with(PackedDense, bart)
+def packed(bart: Bart, rows: int) -> Bart:
+    """A Bart that shares all with this one, but multiplies by packed weights in its decoder.
+
+    rows: how many a decoder step has. Where so few are as fast without, this Bart itself.
+    """
+    weights = [bart.lm_head.weight]
+    weights += [part.weight for part in bart.decoder.modules() if isinstance(part, Dense)]
+    dtype = bart.lm_head.weight.dtype
+    halves = can_pack_halves(dtype) and all(holds_halves(weight.detach()) for weight in weights)
+    if not pays(dtype, rows, halves=halves):
+        return bart
+    return twin_with(partial(PackedDense, rows=rows, in_float16=halves), bart)
 
 
 def twin_with(kind: Callable[[Dense], nn.Module], bart: Bart) -> Bart:
@@ -124,13 +134,15 @@ def replaced(kind: Callable[[Dense], nn.Module], module: nn.Module) -> nn.Module
     return twin
 
 
-def pays(dtype: torch.dtype, rows: int) -> bool:
+def pays(dtype: torch.dtype, rows: int, *, halves: bool) -> bool:
     """Whether products of so many rows are faster by packed weights.
 
-    In float32 one row or two are as fast by Dense on a processor with AVX-512; with AVX2 alone a
-    step takes 1.4 times as long by it.
+    In float32 one row or two are as fast by Dense on Intel's processors, and on AMD's with AVX-512;
+    on AMD's with AVX2 alone a step takes 1.4 times as long by it.
+    halves: they are packed in float16, which has half as much to read.
     """
-    few = rows <= 2 and torch.backends.cpu.get_cpu_capability() != "AVX2"
+    plain = multiplies_few_rows() or torch.backends.cpu.get_cpu_capability() != "AVX2"
+    few = rows <= 2 and plain and not halves
     return dtype == torch.bfloat16 or (dtype == torch.float32 and not few)
 
 
@@ -148,9 +160,9 @@ def can_pack(weight: Tensor) -> bool:
 def packed_bytes(config: BartConfig, dtype: torch.dtype, *, halves: bool = False) -> int:
     """What the packed weights take: all of the decoder's but the text's keys and values.
 
-    halves: float16 holds every one of them exactly.
+    halves: they are packed in float16.
     """
     d, f = config.d_model, config.decoder_ffn_dim
     blocks = config.decoder_layers * (6 * d * d + 3 * d * f)
-    each = 2 if halves and can_pack_halves(dtype) else dtype.itemsize
+    each = 2 if halves else dtype.itemsize
     return (blocks + d * (config.image_vocab_size + 1)) * each

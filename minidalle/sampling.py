@@ -199,7 +199,7 @@ def token_loop(
         decode = graphs.start(memory, text_mask, together)
     else:
         cache = bart.new_cache(memory)
-        fast = packed(bart) if pack else bart
+        fast = packed(bart, (1 + conditioned) * b) if pack else bart
         decode = partial(fast.decode, memory=memory, text_mask=text_mask, cache=cache)
     uniform = uniform.to(text_ids.device)
     tokens = torch.cat([prefix, prefix.new_zeros(b, length - n)], dim=1)  #     (B, N)

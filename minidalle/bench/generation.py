@@ -20,7 +20,7 @@ from minidalle.bench.contestants import CONTESTANTS, SCALE, TOP_K
 from minidalle.bench.parts import MEASURED, Plan, needed
 from minidalle.bench.race import Contestant, Say, Team
 from minidalle.checkpoints import to_device
-from minidalle.precision import multiplies_bfloat16
+from minidalle.processor import multiplies_bfloat16
 from minidalle.vqgan import VQGANConfig
 
 SIZES = {

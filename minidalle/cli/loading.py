@@ -57,7 +57,7 @@ def choose_dtype(dtype: str, device: str, weights: Callable[[], int] = lambda: 0
 
     import torch
 
-    from minidalle.precision import multiplies_bfloat16
+    from minidalle.processor import multiplies_bfloat16
 
     fast = multiplies_bfloat16(device)
     if device.startswith("cuda") and torch.cuda.is_available():

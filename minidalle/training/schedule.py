@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
-from minidalle.precision import multiplies_bfloat16
+from minidalle.processor import multiplies_bfloat16
 from minidalle.training.settings import refuse
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minidalle import bart, packed, sampling, vqgan
-from minidalle.precision import multiplies_bfloat16
+from minidalle.processor import multiplies_bfloat16, multiplies_few_rows
 from minidalle.sampling import SamplingConfig, stream_tokens
 
 START, STEPS = 128, 8
@@ -53,9 +53,8 @@ MULTIPLY, TOGETHER = packed.PackedProduct.multiply, packed.PackedDense.together
 
 
 def two_as_two(self, x):
-    if self.in_float16:
+    with patch.object(self, "two_as_four", False):
         return MULTIPLY(self, x)
-    return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
 
 
 def one_by_one(self, x, *others):
@@ -68,6 +67,17 @@ def masked_by_filling(queries, keys, values, mask):
     scores = (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)).float()
     scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).to(values.dtype) @ values
+
+
+@contextmanager
+def as_on_the_other() -> Iterator[None]:
+    """The rules for few rows are those for the other make of processor, Intel's or AMD's."""
+    other = not multiplies_few_rows()
+    with (
+        patch.object(bart, "multiplies_few_rows", lambda: other),
+        patch.object(packed, "multiplies_few_rows", lambda: other),
+    ):
+        yield
 
 
 def channels_first(self, latents):
@@ -84,6 +94,7 @@ UNDONE = {
     "torch's attention for a lone query": lambda: patch.object(
         bart, "attend", F.scaled_dot_product_attention
     ),
+    "few rows as this processor has them best": as_on_the_other,
     "cache of full length, seen in part": cache_in_part,
     "weights packed": lambda: patch.object(sampling, "can_pack", lambda _: False),
     "packed in float16": lambda: patch.object(packed, "can_pack_halves", lambda _: False),

@@ -87,20 +87,37 @@ def test_pictures_of_one_text_share_its_memory(bart):
         bart.decode(inputs[:5], memory, mask)
 
 
+@pytest.fixture(params=[True, False])
+def few_rows_are_fast(request, monkeypatch):
+    """A processor of either make, as far as the code asks."""
+    monkeypatch.setattr("minidalle.bart.multiplies_few_rows", lambda: request.param)
+
+
+@pytest.mark.usefixtures("few_rows_are_fast")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
-def test_a_lone_query_attends_as_many_do(dtype, tolerance):
-    """The products for one query on a CPU against torch's kernel in float32."""
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("learns", [True, False])
+def test_any_way_to_attend_gives_what_torch_gives_in_float32(dtype, tolerance, n, learns):
+    """Both what is attended to and, where the model learns, the gradients."""
     generator = torch.Generator().manual_seed(0)
-    queries, keys, values = (
-        torch.randn(2, 3, n, 16, generator=generator).to(dtype) for n in (1, 9, 9)
-    )
+    found_from = [
+        torch.randn(2, 3, length, 16, generator=generator).to(dtype).requires_grad_(learns)
+        for length in (n, 9, 9)
+    ]
+    expected_from = [x.detach().float().requires_grad_(learns) for x in found_from]
     mask = torch.tensor([[True] * 6 + [False] * 3])
-    expected = F.scaled_dot_product_attention(*(x.float() for x in (queries, keys, values)), mask)
-    found = attend(queries, keys, values, mask)
+    found = attend(*found_from, mask)
+    expected = F.scaled_dot_product_attention(*expected_from, mask)
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
+    if learns:
+        found.float().square().sum().backward()
+        expected.square().sum().backward()
+        for half, exact in zip(found_from, expected_from, strict=True):
+            torch.testing.assert_close(half.grad.float(), exact.grad, atol=3 * tolerance, rtol=0)
 
 
+@pytest.mark.usefixtures("few_rows_are_fast")
 @pytest.mark.parametrize("rows", [(1,), (2,), (3,), (1, 2), (3, 1), (2, 5)])
 def test_few_rows_are_multiplied_alike(rows):
     dense = Dense(7, 4)

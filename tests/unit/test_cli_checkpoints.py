@@ -35,8 +35,8 @@ def test_info_of_the_embedded_model(run):
 
 
 def test_info_knows_what_is_packed_in_float16(run, tmp_path, monkeypatch):
-    """The same model stored in two precisions: on a processor with AVX2 alone half is packed."""
-    monkeypatch.setattr("minidalle.packed.can_pack_halves", lambda dtype: dtype == torch.float32)
+    """The same model stored in two precisions: of one, half is packed, where that is done."""
+    monkeypatch.setattr("minidalle.memory.can_pack_halves", lambda dtype: dtype == torch.float32)
     packed = {}
     for dtype in ("float32", "float16", "bfloat16"):
         run("convert", MINI, dtype, "--vqgan", VQGAN, "--dtype", dtype)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minidalle import MiniDalle, bart, sampling
+from minidalle import MiniDalle, bart, packed, sampling
 from minidalle.data.emoji import EmojiDataset
 from minidalle.pictures import to_pil
 from minidalle.pipeline import EMBEDDED
@@ -67,8 +67,14 @@ def test_mixed_prompts(model):
         assert torch.equal(result.tokens, alone.tokens)
 
 
-def test_fast_paths_draw_what_the_plain_one_draws(model, monkeypatch):
-    """In float32 token for token: with torch's attention, rows first, a text for each picture."""
+@pytest.mark.parametrize("few", [True, False])
+def test_fast_paths_draw_what_the_plain_one_draws(model, monkeypatch, few):
+    """In float32 token for token: with torch's attention, rows first, a text for each picture.
+
+    few: as on Intel's processors, where few rows are fast, and as on AMD's.
+    """
+    monkeypatch.setattr(bart, "multiplies_few_rows", lambda: few)
+    monkeypatch.setattr(packed, "multiplies_few_rows", lambda: few)
     prompts = [CAPTION, "rocket, noto style", ""]
     drawn = [model.generate(prompts, n=n, seed=3) for n in (1, 3)]
     graphs = MiniDalle.from_pretrained(cuda_graphs=True).generate(prompts, n=3, seed=3)

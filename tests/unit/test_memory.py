@@ -14,7 +14,7 @@ from minidalle.memory import (
     memory_needed,
     parameter_count,
 )
-from minidalle.packed import packed_bytes
+from minidalle.packed import can_pack_halves, packed_bytes
 from minidalle.vqgan import VQGANConfig
 
 MINI, VQGAN = BartConfig.mini(), VQGANConfig.f16_16384()
@@ -35,12 +35,27 @@ def test_mini_counted_by_hand():
     assert needed.peak_packed == 2000 + max(drawing, needed.pictures)
 
 
-@pytest.mark.parametrize("processor", ["AVX512", "AVX2"])
-def test_a_single_picture_is_packed_for_where_that_is_worth_it(monkeypatch, processor):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
-    one = memory_needed(MINI, VQGAN, parameters=1000, n=1, dtype=torch.float32)
-    assert one.packed == (packed_bytes(MINI, torch.float32) if processor == "AVX2" else 0)
-    assert (one.peak == one.peak_packed) == (processor == "AVX512")
+@pytest.mark.parametrize(
+    ("few", "capability", "halves", "share"),  # few: whether MKL is fast at few rows
+    [
+        (True, "AVX512", False, 0),
+        (False, "AVX512", False, 0),
+        (False, "AVX2", False, 1),
+        (True, "AVX512", True, 0.5),
+        (False, "AVX512", True, 0),
+        (False, "AVX2", True, 0.5),
+    ],
+)
+def test_a_single_picture_is_packed_for_where_that_is_worth_it(
+    monkeypatch, few, capability, halves, share
+):
+    monkeypatch.setattr("minidalle.packed.multiplies_few_rows", lambda: few)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    if halves and share and not can_pack_halves(torch.float32):
+        pytest.skip("torch packs no float16 weights on this machine")
+    one = memory_needed(MINI, VQGAN, parameters=1000, n=1, dtype=torch.float32, halves=halves)
+    assert one.packed == share * packed_bytes(MINI, torch.float32)
+    assert (one.peak == one.peak_packed) == (share == 0)
 
 
 def test_pictures_are_decoded_in_parts_below_the_bound():

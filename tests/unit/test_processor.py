@@ -1,4 +1,4 @@
-"""In which precision a machine computes, where that is not said."""
+"""What is asked of a machine, and in which precision it computes where that is not said."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from training_helpers import LOOP, FewEmoji, ToyTask
 from minidalle.bart import BartConfig
 from minidalle.checkpoints import native
 from minidalle.data import sources
-from minidalle.precision import multiplies_bfloat16
+from minidalle.processor import multiplies_bfloat16, multiplies_few_rows
 from minidalle.training.bart import BartTask, BartTrainConfig
 from minidalle.training.loop import train
 from minidalle.training.schedule import LoopConfig, precision_of
@@ -46,6 +46,19 @@ def test_a_gpu_tells_whether_it_emulates(monkeypatch, there, native, expected):
 def test_an_older_torch_and_other_devices_mean_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not multiplies_bfloat16("cpu") and not multiplies_bfloat16("mps")
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx2": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_the_make_tells_whether_few_rows_are_fast(monkeypatch, known, expected):
+    monkeypatch.setattr("minidalle.processor.capabilities", lambda: known)
+    assert multiplies_few_rows.__wrapped__() == expected  # it is asked once only
 
 
 def test_training_takes_what_is_fast_unless_told(fast):

@@ -194,8 +194,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     queries = queries * queries.shape[-1] ** -0.5
     scores = queries @ keys.transpose(-1, -2)  #                        (B, H, n, L)
     if mask is not None:
-        scores = scores + mask.log()  #                                 0 on seen keys, else −inf
-    return scores.float().softmax(-1).to(values.dtype) @ values  #      (B, H, n, d)
+        scores = scores + mask.log().to(scores.dtype)  #                0 on seen keys, else −inf
+    return scores.softmax(-1) @ values  #                               (B, H, n, d)
 
 
 def slow_by_torch(queries: Tensor) -> bool:

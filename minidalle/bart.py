@@ -202,7 +202,8 @@ def slow_by_torch(queries: Tensor) -> bool:
     """Whether torch's attention is slow for these queries, (B, H, n, d).
 
     On a CPU it works with blocks of 32 queries, which takes up to five times as long for a single
-    one on AMD's processors. And its way back in bfloat16 takes three to ten times as long.
+    one on AMD's processors. And in bfloat16 there and back, for gradients, takes two to nine times
+    as long by it (on an Intel with AMX).
     """
     if queries.device.type != "cpu":
         return False

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minidalle.bart import Bart, BartConfig, Cache, Dense, attend
+from minidalle.bart import Bart, BartConfig, Cache, Dense, attend, slow_by_torch
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,24 @@ def test_any_way_to_attend_gives_what_torch_gives_in_float32(dtype, tolerance, n
         expected.square().sum().backward()
         for half, exact in zip(found_from, expected_from, strict=True):
             torch.testing.assert_close(half.grad.float(), exact.grad, atol=3 * tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "learns", "expected"),  # expected: on an Intel, on an AMD
+    [
+        (1, torch.float32, False, (False, True)),
+        (1, torch.bfloat16, False, (False, True)),
+        (5, torch.bfloat16, False, (False, False)),
+        (5, torch.bfloat16, True, (True, True)),
+        (5, torch.float32, True, (False, False)),
+    ],
+)
+def test_products_are_taken_where_torch_is_slow(monkeypatch, n, dtype, learns, expected):
+    queries = torch.zeros(2, 3, n, 16, dtype=dtype, requires_grad=learns)
+    for few, slow in zip((True, False), expected, strict=True):
+        monkeypatch.setattr("minidalle.bart.multiplies_few_rows", lambda few=few: few)
+        assert slow_by_torch(queries) == slow
+        assert not slow_by_torch(queries.to("meta"))
 
 
 @pytest.mark.usefixtures("few_rows_are_fast")

@@ -24,8 +24,8 @@ def encode(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="emoji, emoji-more, shapes (what is trained on of them), a folder of captioned "
-            "pictures, or shards of pictures: *.tar, braces, addresses.",
+            help="emoji, emoji-more, emoji-filled, shapes (what is trained on of them), a folder "
+            "of captioned pictures, or shards of pictures: *.tar, braces, addresses.",
         ),
     ],
     vqgan: Annotated[str, typer.Option(help="Checkpoint of the VQGAN.")],

@@ -33,8 +33,9 @@ PresetOption = Annotated[
 DataOption = Annotated[
     str | None,
     typer.Option(
-        help="What to learn from: emoji, emoji-more, shapes, a folder of captioned pictures, or "
-        "shards: *.tar, braces, addresses, the folder that `encode` wrote [default: the preset's]."
+        help="What to learn from: emoji, emoji-more, emoji-filled, shapes, a folder of captioned "
+        "pictures, or shards: *.tar, braces, addresses, the folder that `encode` wrote [default: "
+        "the preset's]."
     ),
 ]
 

@@ -4,8 +4,9 @@ The pictures come from `data/emoji/emoji64.parquet` (a copy of it lies inside an
 the data card beside it says how it was made and under which licences. The split is a rule, not a
 list: some concepts have one style held out, so that a model can be asked for a picture it has never
 seen of a thing it knows. `more64.parquet` has 1,900 drawings in two more styles, to train on only.
+Where a concept has no drawing in a style, one of another style can stand in for it (`stand_ins`).
 
-    EmojiDataset("train")[i]  ->  EmojiPicture with .image (3, 64, 64) uint8 and .captions
+    EmojiDataset("train")[i]  ->  picture (3, 64, 64) in [0, 1], and its EmojiRecord
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +34,13 @@ STYLE_NAMES = {
     "fluent_flat": "flat fluent style",
     "emojione": "emojione style",
     "fxemoji": "firefox style",
+}
+NEAR_STYLES = {  # whose drawings are the likeliest to be taken for a style's own, those first
+    "noto": ("twemoji", "noto_v1", "emojione", "fxemoji", "fluent_flat", "fluent_3d"),
+    "noto_v1": ("noto", "twemoji", "fluent_flat", "emojione", "fluent_3d", "fxemoji"),
+    "twemoji": ("emojione", "fxemoji", "noto_v1", "noto", "fluent_flat", "fluent_3d"),
+    "fluent_3d": ("fluent_flat", "twemoji", "noto", "emojione", "fxemoji", "noto_v1"),
+    "fluent_flat": ("fluent_3d", "twemoji", "emojione", "noto", "noto_v1", "fxemoji"),
 }
 TAGS_IN_CAPTION = 3
 COLOURS = {
@@ -138,6 +147,24 @@ def split_of_drawing(concept: str, style: str, drawn_in: list[str]) -> str:
     if style not in held_out:
         return "train"
     return "validation" if chance < 0.05 else "test"
+
+
+def stand_ins(records: Sequence[EmojiRecord]) -> dict[int, list[str]]:
+    """Which drawings stand in for those that are not there, of concepts in the five styles.
+
+    By the index of a record: the styles that have no drawing of its concept, and to which, of all
+    styles that have one, its own is the nearest.
+    """
+    drawn: dict[str, dict[str, int]] = defaultdict(dict)
+    for i, record in enumerate(records):
+        drawn[record.concept][record.style] = i
+    found: dict[int, list[str]] = defaultdict(list)
+    for in_styles in drawn.values():
+        for missing, near in NEAR_STYLES.items():
+            if missing not in in_styles:
+                nearest = next(style for style in near if style in in_styles)
+                found[in_styles[nearest]].append(missing)
+    return dict(found)
 
 
 class EmojiDataset:

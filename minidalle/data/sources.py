@@ -2,6 +2,7 @@
 
     emoji                      the emoji dataset; held out is what its data card says
     emoji-more                 the same, and drawings in two more styles to train on
+    emoji-filled               the same, and where a style lacks a thing, its nearest drawing
     shapes                     scenes drawn in code; held out are pairs of a colour and a shape
     pictures/                  your own captioned pictures; a share of them is held out
     shards/{000..099}.tar      shards, by path, address or folder; the last is held out
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,15 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidalle.data.emoji import MORE, EmojiDataset, share_of
+from minidalle.data.emoji import MORE, EmojiDataset, share_of, stand_ins
 from minidalle.data.folder import FolderDataset, split
 from minidalle.data.shapes import ShapesDataset
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_shards
 
+EMOJI = ("emoji", "emoji-more", "emoji-filled")
 GIVEN = "sources given in Python"  # `data` in the settings of a run that nothing named has to open
 SHAPES = 8000  # scenes in an epoch
 SHAPES_HELD_OUT = 500
 VALIDATION_SHARE = 0.05  # of a folder's pictures
+STAND_IN_WEIGHT = 0.7  # how often a drawing is called one that it stands in for, to once its own
 
 
 class Source(Protocol):
@@ -65,12 +69,17 @@ class Source(Protocol):
 
 
 class EmojiSource(Source):
-    """Splits of the emoji, in memory."""
+    """Splits of the emoji, in memory.
 
-    def __init__(self, side: int, *datasets: EmojiDataset):
+    filled: whether a drawing also gets the captions of those that it stands in for, so that a
+    concept is known in every style; what it is asked for there, it is given from the nearest.
+    """
+
+    def __init__(self, side: int, *datasets: EmojiDataset, filled: bool = False):
         self.side = side
         self.records = [record for dataset in datasets for record in dataset.records]
         self.images = torch.cat([dataset.images for dataset in datasets])  # (count, 3, 64, 64)
+        self.stand_ins = stand_ins(self.records) if filled else {}
 
     @property
     def captions(self) -> list[list[str]]:
@@ -84,7 +93,14 @@ class EmojiSource(Source):
 
     def caption(self, index: int, generator: torch.Generator | None = None) -> str:
         record = self.records[index]
-        return record.caption if generator is None else record.draw_caption(generator)
+        if generator is None:
+            return record.caption
+        if styles := self.stand_ins.get(index):
+            weight = STAND_IN_WEIGHT * len(styles)
+            if float(torch.rand((), generator=generator)) < weight / (1 + weight):
+                which = int(torch.randint(len(styles), (), generator=generator))
+                record = replace(record, style=styles[which])
+        return record.draw_caption(generator)
 
     def caption_in_colour(
         self, index: int, colour: str, generator: torch.Generator | None = None
@@ -158,9 +174,10 @@ def open_source(
     seed: of the order of shards.
     Raises ValueError or OSError, by the name, where it is nothing that can be learned from.
     """
-    if data in ("emoji", "emoji-more"):
+    if data in EMOJI:
         known = ["train"] if data == "emoji" else ["train", MORE]
-        train = EmojiSource(side, *[EmojiDataset(split) for split in known])
+        datasets = [EmojiDataset(split) for split in known]
+        train = EmojiSource(side, *datasets, filled=data == "emoji-filled")
         return train, EmojiSource(side, EmojiDataset("validation"))
     if data == "shapes":
         known, held_out = ShapesDataset(SHAPES, 0), ShapesDataset(SHAPES_HELD_OUT, 1, "held_out")
@@ -181,11 +198,11 @@ def open_source(
 
 def open_pictures(data: str, side: int) -> Source | FolderDataset:
     """All that `data` has to train on, a folder with nothing held out: what can be encoded."""
-    if data in ("emoji", "emoji-more", "shapes"):
+    if data in (*EMOJI, "shapes"):
         return open_source(data, side)[0]
     if not Path(data).is_dir():
         raise NotADirectoryError(
-            f"data {data!r}: no such folder; expected emoji, emoji-more, shapes, a folder of "
+            f"data {data!r}: no such folder; expected {', '.join(EMOJI)}, shapes, a folder of "
             "captioned pictures, or shards (*.tar)"
         )
     return FolderDataset(data, side)

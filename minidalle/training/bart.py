@@ -63,7 +63,7 @@ class BartTrainConfig:
     """What the second stage learns, and how."""
 
     vqgan: str = ""  # path or hub id ("owner/name@revision") of the trained first stage
-    data: str = "emoji"  # emoji, emoji-more, shapes, a folder, or shards of image tokens
+    data: str = "emoji"  # emoji (-more, -filled), shapes, a folder, or shards of image tokens
     tokenizer: str = ""  # path or hub id of one; empty = `init`'s, or one learned from `data`
     init: str = ""  # path or hub id of a Bart to go on from, in any layout; empty = random weights
     # The shape; N and K are the VQGAN's, and of a Bart to go on from all but dropout is its own.
@@ -110,7 +110,7 @@ class BartTrainConfig:
         was not run.
         """
         finish = cls(
-            data="emoji-more",
+            data="emoji-filled",
             lr=2e-3,
             weight_decay=0.05,
             variations=1,

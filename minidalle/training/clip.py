@@ -42,7 +42,7 @@ class CLIPTrainConfig:
 
     # Whole model to put the CLIP into, a path or hub id; empty = the CLIP stands alone.
     model: str = ""
-    data: str = "emoji"  # emoji, emoji-more, shapes, or a folder of captioned pictures
+    data: str = "emoji"  # emoji (-more, -filled), shapes, or a folder of captioned pictures
     variations: int = 0  # of each picture, moved or recoloured, that are learned from beside it
     clip: CLIPConfig = field(default_factory=CLIPConfig.emoji)  # its shape
     lr: float = 1e-3  # at the peak

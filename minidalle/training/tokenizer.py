@@ -20,7 +20,7 @@ from minidalle.tokenizer import ByteLevelBPE
 class TokenizerTrainConfig:
     """What a tokenizer learns, and from what."""
 
-    data: str = "emoji"  # emoji, emoji-more, shapes, a folder of captioned pictures, or shards
+    data: str = "emoji"  # emoji (-more, -filled), shapes, a folder of captioned pictures, or shards
     vocab_size: int = 4096  # V, at most; special tokens and bytes are 261 of them
     min_frequency: int = 2  # how often a pair of tokens must occur to become one
 

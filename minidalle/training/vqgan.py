@@ -40,7 +40,7 @@ class VQGANTrainConfig:
     """What the first stage learns, and how."""
 
     vqgan: VQGANConfig = field(default_factory=VQGANConfig.emoji)  # its shape
-    data: str = "emoji"  # emoji, emoji-more, shapes, a folder of captioned pictures, or shards
+    data: str = "emoji"  # emoji (-more, -filled), shapes, a folder of captioned pictures, or shards
     # VQGAN to go on from, a path or hub id, with as many codes or fewer; empty = random weights
     init: str = ""
     lr: float = 8e-4  # at the peak

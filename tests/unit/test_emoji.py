@@ -7,7 +7,16 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from minidalle.data.emoji import SPLITS, STYLE_NAMES, EmojiDataset, EmojiRecord, find_parquet
+from minidalle.data.emoji import (
+    MORE,
+    NEAR_STYLES,
+    SPLITS,
+    STYLE_NAMES,
+    EmojiDataset,
+    EmojiRecord,
+    find_parquet,
+    stand_ins,
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,27 @@ def test_captions_are_true():
         for caption in record.all_captions()
         for word in caption.replace("(", "").replace(")", "").split()
     } | {"fruit,", "red,"}
+
+
+def record_of(concept, style):
+    return EmojiRecord("", style, concept, concept, "", "", ())
+
+
+def test_what_is_missing_is_filled_by_the_nearest_style():
+    apple = [record_of("apple", style) for style in ("fluent_flat", "emojione", "noto_v1")]
+    pear = [record_of("pear", style) for style in NEAR_STYLES]
+    assert stand_ins([*pear, *apple]) == {5: ["fluent_3d"], 6: ["twemoji"], 7: ["noto"]}
+
+
+def test_every_concept_is_known_in_every_style_once_filled(splits):
+    records = splits["train"].records + EmojiDataset(MORE).records
+    filled = stand_ins(records)
+    shown = Counter((record.concept, record.style) for record in records)
+    shown.update((records[i].concept, style) for i, styles in filled.items() for style in styles)
+    concepts = {record.concept for record in records}
+    assert {pair: n for pair, n in shown.items() if n != 1} == {}
+    assert {(c, style) for c in concepts for style in NEAR_STYLES} <= set(shown)
+    assert all(sorted([style, *near]) == sorted(STYLE_NAMES) for style, near in NEAR_STYLES.items())
 
 
 def test_unknown_split_and_missing_file(tmp_path):

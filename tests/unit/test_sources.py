@@ -14,7 +14,7 @@ from minidalle.bart import BartConfig
 from minidalle.checkpoints import load_tokenizer, load_vqgan, native
 from minidalle.clip import CLIPConfig
 from minidalle.data import sources
-from minidalle.data.emoji import EmojiDataset
+from minidalle.data.emoji import STYLE_NAMES, EmojiDataset
 from minidalle.data.encode import encode_to_shards
 from minidalle.data.folder import FolderDataset
 from minidalle.data.sources import open_source, some_pictures
@@ -101,6 +101,25 @@ def test_shapes_and_emoji_fit_any_side():
     emoji = sources.EmojiSource(64, EmojiDataset("validation"))
     assert torch.equal(some_pictures(emoji, 9), emoji.images[:9])  # to the byte
     assert torch.equal(emoji[5][0], emoji.images[5] / 255)
+
+
+def test_a_drawing_is_also_called_what_it_stands_in_for():
+    """Most of the time its own name; never a style in which its concept was drawn."""
+    source, held_out = sources.open_source("emoji-filled", 64)
+    drawn = {(record.concept, record.style) for record in source.records}
+    # "classic noto style" has the name of noto in it.
+    index = next(i for i, styles in source.stand_ins.items() if styles == ["fluent_3d"])
+    record, (other,) = source.records[index], source.stand_ins[index]
+    assert (record.concept, other) not in drawn
+    assert source.caption(index) == record.caption
+    generator = torch.Generator().manual_seed(0)
+    captions = [source.caption(index, generator) for _ in range(1000)]
+    own, stood_in_for = (
+        sum(STYLE_NAMES[style] in caption for caption in captions)
+        for style in (record.style, other)
+    )
+    assert 0.5 < stood_in_for / own < 0.95
+    assert not held_out.stand_ins and not sources.open_source("emoji-more", 64)[0].stand_ins
 
 
 def test_of_few_pictures_one_is_held_out(tmp_path):
@@ -316,7 +335,7 @@ def one_shard(folder):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (None, "no such folder; expected emoji, emoji-more, shapes, a folder"),
+        (None, "no such folder; expected emoji, emoji-more, emoji-filled, shapes, a folder"),
         (lambda folder: folder.mkdir(), "no captioned picture among 0 files"),
         (one_picture, "found 1 picture, expected 2 or more"),
         (empty_captions, "the caption is empty"),

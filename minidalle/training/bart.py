@@ -104,7 +104,8 @@ class BartTrainConfig:
         """By name: "emoji" is the embedded model's Bart, "emoji-finish" goes on from it by `init`.
 
         The first has dropout. The second has none, and takes the pictures as they are after a
-        while: it draws what it was shown much better, and what it was not shown no worse.
+        while: it draws what it was shown much better, and what it was not shown no worse. Both
+        learn, for what a style lacks, the nearest style's drawing (`emoji-filled`).
 
         "mini" has DALL·E mini's shape, for GPUs and millions of pictures: a place to begin, which
         was not run.

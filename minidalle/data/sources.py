@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidalle.data.emoji import MORE, EmojiDataset, share_of, stand_ins
+from minidalle.data.emoji import MORE, EmojiDataset, EmojiRecord, share_of, stand_ins
 from minidalle.data.folder import FolderDataset, split
 from minidalle.data.shapes import ShapesDataset
 from minidalle.data.stream import Samples, ShardStream, is_shards, open_shards
@@ -71,8 +71,8 @@ class Source(Protocol):
 class EmojiSource(Source):
     """Splits of the emoji, in memory.
 
-    filled: whether a drawing also gets the captions of those that it stands in for, so that a
-    concept is known in every style; what it is asked for there, it is given from the nearest.
+    filled: whether a drawing also has the captions of the missing ones that it stands in for, so
+    that every concept is known in all of the five styles.
     """
 
     def __init__(self, side: int, *datasets: EmojiDataset, filled: bool = False):
@@ -83,23 +83,30 @@ class EmojiSource(Source):
 
     @property
     def captions(self) -> list[list[str]]:
-        return [record.all_captions() for record in self.records]
+        return [
+            [text for record in self.known_as(i) for text in record.all_captions()]
+            for i in range(len(self))
+        ]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def known_as(self, index: int) -> list[EmojiRecord]:
+        """What a drawing is: itself first, then the missing ones that it stands in for."""
+        record = self.records[index]
+        return [record, *(replace(record, style=style) for style in self.stand_ins.get(index, ()))]
 
     def pictures(self, indices: Iterable[int]) -> Tensor:
         return at_side(self.images[torch.as_tensor(indices)] / 255, self.side)
 
     def caption(self, index: int, generator: torch.Generator | None = None) -> str:
-        record = self.records[index]
+        record, *others = self.known_as(index)
         if generator is None:
             return record.caption
-        if styles := self.stand_ins.get(index):
-            weight = STAND_IN_WEIGHT * len(styles)
+        if others:
+            weight = STAND_IN_WEIGHT * len(others)
             if float(torch.rand((), generator=generator)) < weight / (1 + weight):
-                which = int(torch.randint(len(styles), (), generator=generator))
-                record = replace(record, style=styles[which])
+                record = others[int(torch.randint(len(others), (), generator=generator))]
         return record.draw_caption(generator)
 
     def caption_in_colour(

@@ -112,6 +112,10 @@ def test_a_drawing_is_also_called_what_it_stands_in_for():
     record, (other,) = source.records[index], source.stand_ins[index]
     assert (record.concept, other) not in drawn
     assert source.caption(index) == record.caption
+    assert source.captions[index] == [  # what a tokenizer and shards of it know
+        *record.all_captions(),
+        *replace(record, style=other).all_captions(),
+    ]
     generator = torch.Generator().manual_seed(0)
     captions = [source.caption(index, generator) for _ in range(1000)]
     own, stood_in_for = (

@@ -49,15 +49,21 @@ def address(lab: subprocess.Popen, log: Path) -> str:
 
 
 def run_first_cell(page) -> None:
-    """Run it, and again where JupyterLab forgot it, which it does while the kernel starts."""
+    """Run it, and again where JupyterLab forgot it, which it does while the kernel starts.
+
+    Rarely it asks something meanwhile, and lets nobody click before it has an answer.
+    """
     prompt = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").first
+    cell = page.locator(".jp-Notebook .jp-CodeCell .cm-content").first
+    question = page.locator(".jp-Dialog .jp-mod-accept")
     prompt.wait_for()
     end = time.monotonic() + WAIT / 1000
     while not re.search(r"\d", shown := prompt.inner_text()):
         assert time.monotonic() < end, f"the cell was not run: {shown}"
-        if "*" not in shown:
-            page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-            page.keyboard.press("Shift+Enter")
+        if question.count():
+            question.click()
+        elif "*" not in shown:
+            cell.press("Shift+Enter")  # no click, which would wait behind a question
         page.wait_for_timeout(1000)
 
 

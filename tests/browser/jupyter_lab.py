@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from playwright.sync_api import TimeoutError
 
 WAIT = 300_000  # milliseconds, for everything: the machine may be busy
 FORGOTTEN = 60  # seconds that an idle kernel leaves cells waiting, before they are sent again
@@ -86,8 +88,11 @@ def restart_and_run_all(page, timeout: int = 2 * WAIT) -> None:
         return status.get_attribute("data-status") != "idle"
 
     def ask_until_it_runs() -> bool:  # JupyterLab forgets it while the kernel starts
-        page.locator('[data-command="notebook:restart-run-all"]').first.click()
-        page.locator(".jp-Dialog .jp-mod-accept").click()
+        question = page.locator(".jp-Dialog .jp-mod-accept")
+        if not question.count():  # else it asked something of its own: that is answered first
+            with suppress(TimeoutError):  # a question came in the way just now
+                page.locator('[data-command="notebook:restart-run-all"]').first.click(timeout=5000)
+        question.click()
         page.wait_for_timeout(5000)
         return some_wait() or is_busy()
 

@@ -100,6 +100,7 @@ class EmojiSource(Source):
         return at_side(self.images[torch.as_tensor(indices)] / 255, self.side)
 
     def caption(self, index: int, generator: torch.Generator | None = None) -> str:
+        """A caption of the drawing, or at times, where one is drawn, of what it stands in for."""
         record, *others = self.known_as(index)
         if generator is None:
             return record.caption

@@ -13,6 +13,7 @@ from playwright.sync_api import TimeoutError
 
 WAIT = 300_000  # milliseconds, for everything: the machine may be busy
 FORGOTTEN = 60  # seconds that an idle kernel leaves cells waiting, before they are sent again
+QUESTION = ".jp-Dialog .jp-mod-accept"  # the button that answers what JupyterLab asks
 NOTIFICATIONS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 
@@ -57,7 +58,7 @@ def run_first_cell(page) -> None:
     """
     prompt = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").first
     cell = page.locator(".jp-Notebook .jp-CodeCell .cm-content").first
-    question = page.locator(".jp-Dialog .jp-mod-accept")
+    question = page.locator(QUESTION)
     prompt.wait_for()
     end = time.monotonic() + WAIT / 1000
     while not re.search(r"\d", shown := prompt.inner_text()):
@@ -88,7 +89,7 @@ def restart_and_run_all(page, timeout: int = 2 * WAIT) -> None:
         return status.get_attribute("data-status") != "idle"
 
     def ask_until_it_runs() -> bool:  # JupyterLab forgets it while the kernel starts
-        question = page.locator(".jp-Dialog .jp-mod-accept")
+        question = page.locator(QUESTION)
         if not question.count():  # else it asked something of its own: that is answered first
             with suppress(TimeoutError):  # a question came in the way just now
                 page.locator('[data-command="notebook:restart-run-all"]').first.click(timeout=5000)
